@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 
@@ -64,7 +65,10 @@ struct Frame {
 
 // Bytes: 0 magic u32 | 4 version u8 | 5 type u8 | 6 length u16 (64) | 8 job u64 | 16 session u64 | 24 rank u32 |
 // 28 incarnation u32 | 32 step u64 | 40 epoch u32 | 44 bucket u32 | 48 value u64 | 56 attempt u32 | 60 crc32c u32 of bytes 0..59.
+// REQUIRES: epoch <= kEpochMax (proto/types/limits.h); the wire has 32 bits for it.
 std::array<std::byte, kFrameBytes> Encode(const Frame& frame);
 absl::StatusOr<Frame> Decode(std::span<const std::byte> bytes);
+
+std::string_view NameOf(FrameType type);  // "READY": for log lines
 
 }  // namespace muond

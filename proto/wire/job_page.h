@@ -1,6 +1,7 @@
 // The job page: one host slab per job that the daemon and every rank of the job map. It holds cells and sheets.
 //
-// Layout (all offsets multiples of 64; computed on both sides from the same four counts, never read from the page):
+// Layout (all offsets, and each rank's row of a table, start at multiples of 64; computed on both sides from the same
+// PageShape, never read from the page). Byte by byte: proto/wire/README.md.
 //   header             PageHeader
 //   gradient_ready     Cell [ranks][buckets]   rank writes (step << 16 | attempt); gradients of the bucket are in its slab
 //   taken              Cell [ranks][buckets]   daemon writes step: the rank may write the next gradient of the bucket
@@ -53,6 +54,12 @@ class JobPage {
   static absl::StatusOr<uint64_t> SizeBytes(const PageShape& shape);  // INVALID_ARGUMENT beyond the limits
   JobPage(void* base, const PageShape& shape);                        // base is borrowed, of SizeBytes(shape)
 
+  // Daemon: writes the header over a zeroed page.
+  void Format(uint64_t job, uint32_t incarnation);
+  // Rank: FAILED_PRECONDITION when the page is not of this job, incarnation and shape (both values in the text).
+  absl::Status Check(uint64_t job, uint32_t incarnation) const;
+
+  // REQUIRES: rank, bucket, item below the counts of the shape. Any step: the sheet's place is step % 2.
   PageHeader& header() const;
   Cell& gradient_ready(uint32_t rank, uint32_t bucket) const;
   Cell& taken(uint32_t rank, uint32_t bucket) const;
@@ -66,9 +73,15 @@ class JobPage {
 
  private:
   struct Offsets {
-    uint64_t gradient_ready, taken, parameter_ready, step_over, sheets, sheet_bytes, groups, present, attempts, digests, total;
+    uint64_t gradient_ready, taken, parameter_ready, step_over, sheets;  // from the page's start
+    uint64_t bucket_row, item_row, sheet_bytes;                          // strides
+    uint64_t groups, present, attempts, digests;                         // from a sheet's start
+    uint64_t total;
   };
   static Offsets Lay(const PageShape& shape);
+  Cell& CellAt(uint64_t offset) const;
+  char* SheetBase(uint32_t rank, uint64_t step) const;
+
   char* base_;
   PageShape shape_;
   Offsets at_;

@@ -9,7 +9,13 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace muond {
 
@@ -45,5 +51,19 @@ struct KeeperMessage {
 static_assert(sizeof(KeeperMessage) == 128);
 
 inline constexpr uint32_t kHostDevice = 0xffffffff;
+inline constexpr size_t kKeeperMessageBytes = 128;
+
+// The bytes of a message are those of the struct: sender and receiver share one machine.
+std::span<const std::byte> AsBytes(const KeeperMessage& message);
+
+// INVALID_ARGUMENT for what is not exactly one valid message: length, magic, verb, kind, a slab or session of 0
+// where the verb names one, a size of 0 or beyond kSlabBytesMax where it carries one, a label without its end.
+absl::StatusOr<KeeperMessage> DecodeKeeperMessage(std::span<const std::byte> bytes);
+
+bool CarriesDescriptor(KeeperVerb verb);  // kKeep and kSlab come with exactly one, the others with none
+
+void SetLabel(KeeperMessage& message, std::string_view label);  // cut at 71 bytes
+std::string_view LabelOf(const KeeperMessage& message);         // borrowed from the message
+std::string_view NameOf(KeeperVerb verb);
 
 }  // namespace muond
