@@ -26,7 +26,7 @@ absl::Status ConfigureFailPoint(const std::string& name_and_count) {
   const size_t colon = name_and_count.rfind(':');
   int64_t count = 0;
   if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(std::string_view(name_and_count).substr(colon + 1), &count) || count < 1) {
+      !absl::SimpleAtoi(name_and_count.substr(colon + 1), &count) || count < 1) {
     return absl::InvalidArgumentError(absl::StrCat("fail point \"", name_and_count,
                                                    "\" is not NAME:COUNT with COUNT at least 1"));
   }

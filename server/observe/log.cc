@@ -103,14 +103,14 @@ absl::StatusOr<Severity> ParseSeverity(std::string_view name) {
     if (name == kLower[i]) return static_cast<Severity>(i);
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("unknown log level \"", name, "\": debug, info, warning or error"));
+      absl::StrCat("unknown log level \"", std::string(name), "\": debug, info, warning or error"));
 }
 
 absl::StatusOr<LogFormat> ParseLogFormat(std::string_view name) {
   if (name == "text") return LogFormat::kText;
   if (name == "json") return LogFormat::kJson;
   return absl::InvalidArgumentError(
-      absl::StrCat("unknown log format \"", name, "\": text or json"));
+      absl::StrCat("unknown log format \"", std::string(name), "\": text or json"));
 }
 
 std::string FormatLogLine(LogFormat format, absl::Time now, Severity severity,
@@ -123,7 +123,7 @@ std::string FormatLogLine(LogFormat format, absl::Time now, Severity severity,
                         kLower[static_cast<int>(severity)], "\",\"event\":");
     AppendQuoted(event, &line);
   } else {
-    line = absl::StrCat(time, " ", kPadded[static_cast<int>(severity)], " ", event);
+    line = absl::StrCat(time, " ", kPadded[static_cast<int>(severity)], " ", std::string(event));
   }
   for (const LogField& field : fields) {
     if (json) {
@@ -131,7 +131,7 @@ std::string FormatLogLine(LogFormat format, absl::Time now, Severity severity,
       AppendQuoted(field.name, &line);
       line.push_back(':');
     } else {
-      absl::StrAppend(&line, " ", field.name, "=");
+      line.append(" ").append(field.name).append("=");
     }
     AppendValue(field, json, &line);
   }

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -20,27 +21,6 @@ namespace {
 constexpr size_t kDescriptorsSeen = 4;
 constexpr int kRetryMs = 5;  // ETOOMANYREFS: descriptors in flight beyond the limit; no event tells
                              // when they have landed
-
-absl::Status Validate(const KeeperMessage& m) {
-  if (m.magic != kKeeperMagic) {
-    return absl::InvalidArgumentError(absl::StrCat("keeper message has magic 0x",
-                                                   absl::Hex(m.magic), ", expected 0x",
-                                                   absl::Hex(kKeeperMagic)));
-  }
-  const auto verb = static_cast<uint32_t>(m.verb);
-  if (verb < static_cast<uint32_t>(KeeperVerb::kKeep) ||
-      verb > static_cast<uint32_t>(KeeperVerb::kDenied)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("keeper message has verb ", verb, ", known are 1 to 12"));
-  }
-  const auto kind = static_cast<uint32_t>(m.kind);
-  if (kind < static_cast<uint32_t>(SlabKind::kCatalog) ||
-      kind > static_cast<uint32_t>(SlabKind::kState)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("keeper message has slab kind ", kind, ", known are 1 to 6"));
-  }
-  return absl::OkStatus();
-}
 
 absl::Status WaitFor(int socket, short events, int timeout_ms) {
   const absl::Time deadline = absl::Now() + absl::Milliseconds(timeout_ms);
@@ -93,7 +73,6 @@ absl::StatusOr<bool> DescriptorChannel::TrySend(const KeeperMessage& message, in
 }
 
 absl::StatusOr<std::optional<DescriptorMessage>> DescriptorChannel::TryReceive() {
-  DescriptorMessage result;
   // One byte more than a message, so that an oversized one is seen as such.
   char bytes[sizeof(KeeperMessage) + 1];
   iovec part{bytes, sizeof(bytes)};
@@ -123,19 +102,19 @@ absl::StatusOr<std::optional<DescriptorMessage>> DescriptorChannel::TryReceive()
   }
   // A zero-length seqpacket message cannot be told from the end; no side of ours sends one.
   if (n == 0) return absl::UnavailableError("the keeper connection's other end closed");
-  if (n != static_cast<ssize_t>(sizeof(KeeperMessage))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("keeper message has ", (header.msg_flags & MSG_TRUNC) ? "more than " : "", n,
-                     " bytes, expected ", sizeof(KeeperMessage)));
+  auto message =
+      DecodeKeeperMessage(std::as_bytes(std::span<const char>(bytes, static_cast<size_t>(n))));
+  if (!message.ok()) return message.status();
+  const size_t expected = CarriesDescriptor(message->verb) ? 1 : 0;
+  if ((header.msg_flags & MSG_CTRUNC) || descriptors.size() != expected) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "keeper message ", std::string(NameOf(message->verb)), " came with ", descriptors.size(),
+        " descriptors, expected ", expected,
+        (header.msg_flags & MSG_CTRUNC) ? " (cut short: too many, or this process may open no more)"
+                                        : ""));
   }
-  if ((header.msg_flags & MSG_CTRUNC) || descriptors.size() > 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("keeper message carries ", descriptors.size(),
-                     (header.msg_flags & MSG_CTRUNC) ? " or more" : "",
-                     " descriptors, allowed is 1 (or this process may open no more)"));
-  }
-  std::memcpy(&result.message, bytes, sizeof(KeeperMessage));
-  if (auto status = Validate(result.message); !status.ok()) return status;
+  DescriptorMessage result;
+  result.message = *message;
   if (!descriptors.empty()) result.descriptor = std::move(descriptors[0]);
   return std::optional<DescriptorMessage>(std::move(result));
 }

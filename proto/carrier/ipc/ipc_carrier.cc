@@ -21,7 +21,8 @@ namespace {
 using FrameBytes = std::array<std::byte, kFrameBytes>;
 
 constexpr int kEpollBatch = 64;
-constexpr int kFramesPerPeerAndPoll = 64;  // then the next peer has its turn; epoll is level-triggered
+constexpr int kFramesPerPeerAndPoll =
+    64;  // then the next peer has its turn; epoll is level-triggered
 constexpr int kAcceptsPerPoll = 64;
 
 struct Peer {
@@ -102,9 +103,11 @@ class IpcCarrier : public Carrier {
   enum class Sent { kDone, kNoRoom, kBroken };
   static Sent SendNow(int socket, const FrameBytes& bytes) {
     for (;;) {
-      if (::send(socket, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return Sent::kDone;
+      if (::send(socket, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+        return Sent::kDone;
       if (errno == EINTR) continue;
-      return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ? Sent::kNoRoom : Sent::kBroken;
+      return errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ? Sent::kNoRoom
+                                                                         : Sent::kBroken;
     }
   }
 
@@ -119,8 +122,10 @@ class IpcCarrier : public Carrier {
     while (!peer->unsent.empty()) {
       const Sent sent = SendNow(peer->socket.get(), peer->unsent.front());
       if (sent == Sent::kNoRoom) return;
-      if (sent == Sent::kBroken) peer->unsent.clear();
-      else peer->unsent.pop_front();
+      if (sent == Sent::kBroken)
+        peer->unsent.clear();
+      else
+        peer->unsent.pop_front();
     }
     Watch(id, *peer, EPOLLIN | EPOLLRDHUP);
   }
@@ -134,7 +139,8 @@ class IpcCarrier : public Carrier {
         return;
       }
       const auto credentials = PeerOf(socket.get());
-      const bool trusted = credentials.ok() && (credentials->uid == ::geteuid() || credentials->uid == 0);
+      const bool trusted =
+          credentials.ok() && (credentials->uid == ::geteuid() || credentials->uid == 0);
       if (!trusted || peers_.size() >= kPeersMax) continue;  // closes it
       const auto id = Add(std::move(socket));
       if (!id.ok()) continue;
@@ -146,7 +152,8 @@ class IpcCarrier : public Carrier {
     }
   }
 
-  // No descriptor left: without this the waiting connection would keep the socket readable for ever.
+  // No descriptor left: without this the waiting connection would keep the socket readable for
+  // ever.
   void TurnAway() {
     reserve_.Reset();
     UniqueFd(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -166,7 +173,8 @@ class IpcCarrier : public Carrier {
     // One byte more than a frame, so that an oversized message is seen as such.
     std::array<std::byte, kFrameBytes + 1> bytes;
     for (int i = 0; i < kFramesPerPeerAndPoll; ++i) {
-      const ssize_t n = ::recv(peer->socket.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_TRUNC);
+      const ssize_t n =
+          ::recv(peer->socket.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_TRUNC);
       if (n < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK) return;
         // ECONNRESET comes once, before what the peer had sent: read on until the end.
@@ -193,7 +201,9 @@ class IpcCarrier : public Carrier {
       event.status = frame.status();
       events->push_back(std::move(event));
       if (++peer->bad_messages >= kBadMessagesMax) {
-        return Gone(id, absl::InvalidArgumentError(absl::StrCat(kBadMessagesMax, " bad messages from one peer")),
+        return Gone(id,
+                    absl::InvalidArgumentError(
+                        absl::StrCat(kBadMessagesMax, " bad messages from one peer")),
                     events);
       }
     }
@@ -233,7 +243,8 @@ absl::StatusOr<std::unique_ptr<Carrier>> ListenIpc(UniqueFd listening_socket) {
   }
   UniqueFd reserve(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (!reserve.valid()) return ErrnoToStatus(errno, "open /dev/null");
-  return std::make_unique<IpcCarrier>(*std::move(epoll), std::move(listening_socket), std::move(reserve));
+  return std::make_unique<IpcCarrier>(*std::move(epoll), std::move(listening_socket),
+                                      std::move(reserve));
 }
 
 absl::StatusOr<ConnectedCarrier> ConnectIpc(const std::string& path) {

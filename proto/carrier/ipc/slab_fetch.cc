@@ -23,10 +23,6 @@ absl::StatusOr<std::unique_ptr<SlabFetch>> SlabFetch::Open(const std::string& ke
     if (!received.ok()) return received.status();
     switch (received->message.verb) {
       case KeeperVerb::kSlab:
-        if (!received->descriptor.valid()) {
-          return absl::InvalidArgumentError(absl::StrCat(
-              "the keeper sent slab ", received->message.slab, " without its descriptor"));
-        }
         fetch->slabs_.push_back(*std::move(received));
         break;
       case KeeperVerb::kEnd:

@@ -15,8 +15,8 @@
 
 namespace muond {
 
-// What one carrier receives. Reached by its own carrier and by the carriers connected to it, on any thread.
-// No two mailboxes are ever locked at once.
+// What one carrier receives. Reached by its own carrier and by the carriers connected to it, on any
+// thread. No two mailboxes are ever locked at once.
 class LoopbackMailbox {
  public:
   struct Link {
@@ -46,7 +46,8 @@ class LoopbackMailbox {
 
   void SetRemotePeer(PeerId id, PeerId remote_peer) {
     absl::MutexLock lock(&mutex_);
-    if (const auto found = links_.find(id); found != links_.end()) found->second.remote_peer = remote_peer;
+    if (const auto found = links_.find(id); found != links_.end())
+      found->second.remote_peer = remote_peer;
   }
 
   bool Find(PeerId id, std::shared_ptr<LoopbackMailbox>* remote, PeerId* remote_peer) {
@@ -65,9 +66,10 @@ class LoopbackMailbox {
     if (!open_ || found == links_.end()) return false;
     bool dropped = false;
     if (found->second.frames_queued >= kFramesQueuedMax) {
-      const auto oldest = std::find_if(events_.begin(), events_.end(), [from](const CarrierEvent& e) {
-        return e.kind == CarrierEventKind::kFrame && e.peer == from;
-      });
+      const auto oldest =
+          std::find_if(events_.begin(), events_.end(), [from](const CarrierEvent& e) {
+            return e.kind == CarrierEventKind::kFrame && e.peer == from;
+          });
       events_.erase(oldest);
       --found->second.frames_queued;
       dropped = true;
@@ -139,7 +141,8 @@ namespace {
 
 class LoopbackCarrier : public Carrier {
  public:
-  explicit LoopbackCarrier(std::shared_ptr<LoopbackMailbox> mailbox) : mailbox_(std::move(mailbox)) {}
+  explicit LoopbackCarrier(std::shared_ptr<LoopbackMailbox> mailbox)
+      : mailbox_(std::move(mailbox)) {}
   ~LoopbackCarrier() override {
     for (const auto& [peer, link] : mailbox_->Shut()) {
       if (const auto remote = link.remote.lock()) remote->DeliverGone(link.remote_peer);
