@@ -49,6 +49,7 @@ class Buffer {
   virtual size_t size_bytes() const = 0;
 };
 
+// Destroying a stream finishes what can finish; work behind a wait that is not satisfied by then is dropped.
 class Stream {
  public:
   virtual ~Stream() = default;
@@ -72,8 +73,10 @@ class Device {
   // RESOURCE_EXHAUSTED with both byte counts when it does not fit. Contents are zero.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t size_bytes) = 0;
   virtual absl::StatusOr<std::unique_ptr<Slab>> CreateSlab(const std::string& label, size_t size_bytes) = 0;
-  // Takes ownership of `descriptor`, also on failure.
+  // Takes ownership of `descriptor`, also on failure. INVALID_ARGUMENT with both byte counts when the descriptor's
+  // size is not size_bytes, or when its other holders could still change that size.
   virtual absl::StatusOr<std::unique_ptr<Slab>> ImportSlab(int descriptor, size_t size_bytes) = 0;
+  // memory_bytes less what this process's buffers and slabs of this device take (imported slabs too, on a CPU).
   virtual uint64_t free_bytes() const = 0;
 };
 
