@@ -34,7 +34,8 @@ struct Block {
   int64_t rows = 0, cols = 0;
   int64_t ld = 0;
   DType dtype = DType::kFloat32;
-  int32_t replica = 0;   // blocks of different replicas are summed along a balanced binary tree over this index
+  int32_t replica = 0;   // gradients: blocks of different replicas are summed in fp32 along a balanced binary tree over this
+                         // index (node [i 2^k, (i+1) 2^k) = left + right, an absent child left out). Elsewhere ignored
 };
 
 // Scalars of one matrix's step, read when the work runs.
@@ -63,25 +64,32 @@ struct MeasureTask {
 };
 
 // g = gradient_scale * sum of replicas; m_out = m_in + (1-mu)(g - m_in); u = nesterov ? g + mu (m_out - g) : m_out.
-// Writes u to `direction` (cast to its dtype, times a power of two where that needs it) and ||u||_F.
+// Writes u 2^k to `direction` (cast to its dtype; k = 0 unless the dtype or the squares of u need it) and
+// max(||u||_F, scalars->eps) 2^k to `direction_norm`: what Newton-Schulz divides by. It is never zero.
 struct DirectionTask {
   int64_t rows = 0, cols = 0;
   std::vector<Block> gradient;
   const float* momentum_in = nullptr;   // [rows, cols] dense
   float* momentum_out = nullptr;        // may equal momentum_in
   Matrix direction;
-  double* direction_norm = nullptr;     // device-reachable
+  double* direction_norm = nullptr;     // device-reachable; see above
   const MuonScalars* scalars = nullptr; // read when it runs
 };
 
-// D = alpha A op(B) + beta C, fp32 (or wider) accumulation. `symmetric` promises that the exact result is
-// symmetric: only r >= c is computed, then mirrored, so D == D^T bit for bit.
+// D = alpha op(A) op(B) + beta C + diagonal I, fp32 (or wider) accumulation. `symmetric` promises that the exact
+// result is symmetric: only r >= c is computed, then mirrored, so D == D^T bit for bit.
+// d2, when set, takes the same sum with diagonal2 in diagonal's place, also rounded once: one product, two uses
+// (Z and the first Q = Z + a I of the Gram form).
 struct Product {
-  Matrix d, a, b, c;            // c.data may be null (beta ignored); d may equal c
+  Matrix d, a, b;
+  Matrix c = {};   // data may be null (beta ignored); may be d; nothing else overlaps d or d2
+  Matrix d2 = {};  // data may be null
+  double diagonal = 0, diagonal2 = 0;  // nonzero for square D only
   bool a_transposed = false, b_transposed = false;
   bool symmetric = false;
   double alpha = 1, beta = 0;
-  const double* alpha_divisor = nullptr;  // when set: alpha /= max(*alpha_divisor, divisor_floor)^divisor_power when it runs
+  // When set: alpha and beta are divided by max(*alpha_divisor, divisor_floor)^divisor_power when it runs.
+  const double* alpha_divisor = nullptr;
   double divisor_floor = 0;
   int divisor_power = 1;
 };
@@ -127,6 +135,8 @@ class Ops {
   virtual ~Ops() = default;
   // The dtype in which Newton-Schulz iterates on this device: fp32 on a CPU, fp16 on CUDA.
   virtual DType iterate_dtype() const = 0;
+  // Workspace beyond which running more matrices at once buys nothing. A CPU wants its caches, a GPU wants tiles.
+  virtual uint64_t preferred_round_bytes() const { return UINT64_MAX; }
   virtual void Measure(Stream& stream, absl::Span<const MeasureTask> tasks) = 0;
   virtual void Direction(Stream& stream, absl::Span<const DirectionTask> tasks) = 0;
   // The tasks of one call are independent of each other; calls are ordered.

@@ -1,0 +1,141 @@
+// Compiled with -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math (see CMakeLists.txt): the compiler vectorises these
+// loops, and may not fuse or reorder them.
+#include "kernels/ops/cpu/passes.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/ops/convert.h"
+
+// Sanitizers start after the resolvers of cloned functions run, so they get the portable path alone.
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define MUOND_CLONES __attribute__((target_clones("default", "avx2")))
+#else
+#define MUOND_CLONES
+#endif
+
+namespace muond::cpu {
+
+MUOND_CLONES void BFloat16ToFloatRun(const uint16_t* source, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = BFloat16ToFloat(source[i]);
+}
+MUOND_CLONES void Float16ToFloatRun(const uint16_t* source, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = Float16ToFloat(source[i]);
+}
+MUOND_CLONES void FloatToBFloat16Run(const float* source, int64_t count, uint16_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = FloatToBFloat16(source[i]);
+}
+MUOND_CLONES void FloatToFloat16Run(const float* source, int64_t count, uint16_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = FloatToFloat16(source[i]);
+}
+
+void ToFloat(const void* source, DType dtype, int64_t count, float* out) {
+  switch (dtype) {
+    case DType::kFloat32:
+      std::memcpy(out, source, static_cast<size_t>(count) * sizeof(float));
+      return;
+    case DType::kBFloat16:
+      return BFloat16ToFloatRun(static_cast<const uint16_t*>(source), count, out);
+    case DType::kFloat16:
+      return Float16ToFloatRun(static_cast<const uint16_t*>(source), count, out);
+  }
+}
+
+void FromFloat(const float* source, int64_t count, DType dtype, void* out) {
+  switch (dtype) {
+    case DType::kFloat32:
+      std::memcpy(out, source, static_cast<size_t>(count) * sizeof(float));
+      return;
+    case DType::kBFloat16:
+      return FloatToBFloat16Run(source, count, static_cast<uint16_t*>(out));
+    case DType::kFloat16:
+      return FloatToFloat16Run(source, count, static_cast<uint16_t*>(out));
+  }
+}
+
+MUOND_CLONES void AddInPlace(const float* addend, int64_t count, float* sum) {
+  for (int64_t i = 0; i < count; ++i) sum[i] += addend[i];
+}
+
+MUOND_CLONES void ScaleInPlace(float factor, int64_t count, float* values) {
+  for (int64_t i = 0; i < count; ++i) values[i] *= factor;
+}
+
+MUOND_CLONES int64_t CountNonFinite(const float* values, int64_t count) {
+  int32_t found = 0;  // count <= kRun
+  for (int64_t i = 0; i < count; ++i) {
+    found += (std::bit_cast<uint32_t>(values[i]) & 0x7f800000u) == 0x7f800000u ? 1 : 0;
+  }
+  return found;
+}
+
+// The four shapes of the momentum update: torch's lerp starts from the nearer end, so that weights 0 and 1 are exact.
+MUOND_CLONES void DirectionRun(const DirectionFactors& factors, const float* gradient, const float* momentum_in,
+                               int64_t count, float* momentum_out, float* direction) {
+  const float scale = factors.gradient_scale;
+  const float to_g = factors.to_gradient;
+  const float from_g = factors.from_gradient;
+  const bool near_m = to_g < 0.5f;    // lerp(m, g, 1 - mu)
+  const bool near_g = from_g < 0.5f;  // lerp(g, m, mu)
+  const float m_weight = near_m ? to_g : to_g - 1;
+  const float u_weight = near_g ? from_g : from_g - 1;
+  const bool nesterov = factors.nesterov;
+  for (int64_t i = 0; i < count; ++i) {
+    const float g = scale * gradient[i];
+    const float old = momentum_in[i];
+    const float m = (near_m ? old : g) + m_weight * (g - old);
+    const float u = (near_g ? g : m) + u_weight * (m - g);
+    momentum_out[i] = m;
+    direction[i] = nesterov ? u : m;
+  }
+}
+
+MUOND_CLONES double SumOfSquares(const float* values, int64_t count) {
+  constexpr int kLanes = 16;
+  double lanes[kLanes] = {};
+  const int64_t whole = count - count % kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const double value = values[i + lane];
+      lanes[lane] += value * value;
+    }
+  }
+  for (int64_t i = whole; i < count; ++i) {
+    const double value = values[i];
+    lanes[i - whole] += value * value;
+  }
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+MUOND_CLONES void ApplyRun(float decay, float rate, const float* parameter, const float* update, int64_t count,
+                           float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float decayed = decay * parameter[i];
+    out[i] = decayed - rate * update[i];
+  }
+}
+
+MUOND_CLONES void AdamWRun(const AdamWFactors& factors, const float* gradient, const float* parameter,
+                           const float* exp_avg_in, const float* exp_avg_sq_in, int64_t count, float* exp_avg_out,
+                           float* exp_avg_sq_out, float* out) {
+  const AdamWFactors f = factors;
+  const bool near_m = f.to_gradient < 0.5f;
+  const float m_weight = near_m ? f.to_gradient : f.to_gradient - 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const float g = f.gradient_scale * gradient[i];
+    const float old = exp_avg_in[i];
+    const float m = (near_m ? old : g) + m_weight * (g - old);
+    const float v = f.beta2 * exp_avg_sq_in[i] + f.to_square * g * g;
+    const float denominator = std::sqrt(v) / f.root_correction + f.eps;
+    const float decayed = f.decay * parameter[i];
+    exp_avg_out[i] = m;
+    exp_avg_sq_out[i] = v;
+    out[i] = decayed - f.step_size * m / denominator;
+  }
+}
+
+}  // namespace muond::cpu
