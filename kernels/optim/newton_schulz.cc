@@ -1,0 +1,241 @@
+#include "kernels/optim/newton_schulz.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+namespace muond {
+namespace {
+
+constexpr uint64_t kAlignment = 256;  // bytes: what a copy engine and a cache line want
+
+constexpr int kGramSquares = 5;      // R, Z, S, Q, Q'
+constexpr int kStandardSquares = 2;  // A, Z
+
+int64_t Side(const Matrix& x) { return std::min(x.rows, x.cols); }
+int64_t PaddedLd(int64_t cols) { return (cols + 15) / 16 * 16; }
+uint64_t AlignedBytes(int64_t rows, int64_t cols, DType dtype) {
+  const uint64_t bytes = static_cast<uint64_t>(rows) * static_cast<uint64_t>(PaddedLd(cols)) * SizeOf(dtype);
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// Hands out matrices of a workspace, one after the other.
+class Carver {
+ public:
+  explicit Carver(void* workspace) : next_(static_cast<char*>(workspace)) {}
+  Matrix Take(int64_t rows, int64_t cols, DType dtype) {
+    const Matrix matrix{next_, rows, cols, PaddedLd(cols), dtype};
+    next_ += AlignedBytes(rows, cols, dtype);
+    return matrix;
+  }
+
+ private:
+  char* next_;
+};
+
+// The products of one matrix, in stages: the products of a stage are independent of each other.
+// Whether a I is part of Z ("folded"): fp32 has the bits for it and saves reading a second operand; in 16 bits the
+// sum would lose what Z has to say, so there a stays apart, in beta.
+class Program {
+ public:
+  Program(const NewtonSchulzTask& task, NewtonSchulzAlgorithm algorithm, Carver& carver)
+      : task_(task), folded_(task.x.dtype == DType::kFloat32), wide_(task.x.rows <= task.x.cols), x_(task.x) {
+    if (task.x.rows == 0 || task.x.cols == 0 || task.table->steps.empty()) return;
+    other_ = carver.Take(x_.rows, x_.cols, x_.dtype);
+    if (algorithm == NewtonSchulzAlgorithm::kGram) {
+      Gram(carver);
+    } else {
+      Standard(carver);
+    }
+  }
+
+  const std::vector<std::vector<Product>>& stages() const { return stages_; }
+  const Matrix& result() const { return x_; }
+
+ private:
+  void Standard(Carver& carver) {
+    const Matrix a = Square(carver);
+    const Matrix z = Square(carver);
+    for (const Coefficients& row : task_.table->steps) {
+      Stage({OfX(a)});
+      Stage({Polynomial(row, a, z)});
+      Stage({TimesX(z, Rest(row))});
+    }
+  }
+
+  void Gram(Carver& carver) {
+    Matrix r = Square(carver), z = Square(carver), s = Square(carver), q = Square(carver), spare = Square(carver);
+    const std::vector<Coefficients>& rows = task_.table->steps;
+    bool has_q = false;
+    Stage({OfX(r)});
+    for (size_t k = 0; k < rows.size(); ++k) {
+      const bool restarts = k + 1 < rows.size() && GramRestartsBefore(static_cast<int>(k) + 1, task_.x.dtype);
+      const bool segment_ends = restarts || k + 1 == rows.size();
+      Product polynomial = Polynomial(rows[k], r, z);
+      if (!has_q && !folded_) {
+        polynomial.d2 = q;
+        polynomial.diagonal2 = rows[k].a;
+      }
+      Stage({polynomial});
+      std::vector<Product> stage;
+      if (has_q) stage.push_back(SquareProduct(q, z, spare, Rest(rows[k])));
+      if (!segment_ends) stage.push_back(SquareProduct(r, z, s, Rest(rows[k])));
+      Stage(std::move(stage));
+      if (!segment_ends) Stage({SquareProduct(z, s, r, Rest(rows[k]), s)});
+      if (has_q) {
+        std::swap(q, spare);
+      } else if (folded_) {
+        std::swap(q, z);  // the first Q is Z itself
+      }
+      has_q = true;
+      if (segment_ends) Stage({TimesX(q, 0)});
+      if (restarts) {
+        Stage({OfX(r)});
+        has_q = false;
+      }
+    }
+  }
+
+  Matrix Square(Carver& carver) { return carver.Take(Side(task_.x), Side(task_.x), task_.x.dtype); }
+  double Rest(const Coefficients& row) const { return folded_ ? 0 : row.a; }
+  void Stage(std::vector<Product> products) {
+    if (!products.empty()) stages_.push_back(std::move(products));
+  }
+
+  // D <- X X^T, over the short side.
+  Product OfX(const Matrix& d) const {
+    Product product{.d = d, .a = x_, .b = x_};
+    (wide_ ? product.b_transposed : product.a_transposed) = true;
+    product.symmetric = true;
+    Divide(product, 2);
+    return product;
+  }
+
+  // Z <- b A + c A^2 (+ a I).
+  Product Polynomial(const Coefficients& row, const Matrix& a, const Matrix& z) const {
+    Product product = SquareProduct(a, a, z, row.b, a);
+    product.alpha = row.c;
+    product.diagonal = folded_ ? row.a : 0;
+    return product;
+  }
+
+  // D <- A B + beta C of polynomials in one symmetric matrix, which commute: so it is symmetric. C is A when not named.
+  static Product SquareProduct(const Matrix& a, const Matrix& b, const Matrix& d, double beta,
+                               const std::optional<Matrix>& c = std::nullopt) {
+    Product product{.d = d, .a = a, .b = b};
+    if (beta != 0) product.c = c.value_or(a);
+    product.b_transposed = true;
+    product.symmetric = true;
+    product.beta = beta;
+    return product;
+  }
+
+  // X <- Q X + beta X, into the other place for X.
+  Product TimesX(const Matrix& q, double beta) {
+    Product product{.d = other_, .a = wide_ ? q : x_, .b = wide_ ? x_ : q};
+    product.b_transposed = !wide_;
+    if (beta != 0) product.c = x_;
+    product.beta = beta;
+    Divide(product, 1);
+    normalized_ = true;
+    std::swap(x_, other_);
+    return product;
+  }
+
+  // As long as X is the direction itself, whoever multiplies by it divides by its norm.
+  void Divide(Product& product, int power) const {
+    if (normalized_) return;
+    product.alpha_divisor = task_.norm;
+    product.divisor_power = power;
+  }
+
+  const NewtonSchulzTask& task_;
+  const bool folded_;
+  const bool wide_;
+  Matrix x_, other_;
+  bool normalized_ = false;
+  std::vector<std::vector<Product>> stages_;
+};
+
+template <typename Choose>
+std::vector<Matrix> Run(Choose choose, Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks,
+                        void* workspace) {
+  Carver carver(workspace);
+  std::vector<Matrix> results;
+  std::vector<std::vector<Product>> merged;
+  for (const NewtonSchulzTask& task : tasks) {
+    const Program program(task, choose(task), carver);
+    merged.resize(std::max(merged.size(), program.stages().size()));
+    for (size_t i = 0; i < program.stages().size(); ++i) {
+      merged[i].insert(merged[i].end(), program.stages()[i].begin(), program.stages()[i].end());
+    }
+    results.push_back(program.result());
+  }
+  for (const std::vector<Product>& products : merged) ops.Multiply(stream, products);
+  return results;
+}
+
+NewtonSchulzAlgorithm ChosenFor(const NewtonSchulzTask& task) {
+  return ChooseAlgorithm(task.x.rows, task.x.cols, *task.table, task.x.dtype);
+}
+
+}  // namespace
+
+// 16-bit: NUMERICS. fp32: an error of R's eigenvalues grows by a^2 a step where they are small; five steps of the
+// fastest table bring 2^-24 to 0.05 of what is not yet orthogonal, and nothing to what is.
+bool GramRestartsBefore(int step, DType iterate) {
+  if (iterate == DType::kFloat32) return step > 0 && step % 5 == 0;
+  return step >= 2 && (step - 2) % 3 == 0;
+}
+
+NewtonSchulzAlgorithm ChooseAlgorithm(int64_t rows, int64_t cols, const CoefficientTable& table, DType iterate) {
+  const int64_t side = std::min(rows, cols);
+  const int64_t length = std::max(rows, cols);
+  if (4 * length < 5 * side) return NewtonSchulzAlgorithm::kStandard;  // l/s < 1.25
+  const int steps = static_cast<int>(table.steps.size());
+  const double gram = NewtonSchulzFlop(rows, cols, steps, NewtonSchulzAlgorithm::kGram, iterate);
+  const double standard = NewtonSchulzFlop(rows, cols, steps, NewtonSchulzAlgorithm::kStandard, iterate);
+  return gram < standard ? NewtonSchulzAlgorithm::kGram : NewtonSchulzAlgorithm::kStandard;
+}
+
+double NewtonSchulzFlop(int64_t rows, int64_t cols, int steps, NewtonSchulzAlgorithm algorithm, DType iterate) {
+  const double side = static_cast<double>(std::min(rows, cols));
+  const double length = static_cast<double>(std::max(rows, cols));
+  const double of_x = side * side * length;          // a triangle of X X^T
+  const double square = side * side * side;          // a triangle of s x s times s x s
+  const double times_x = 2 * side * side * length;
+  if (algorithm == NewtonSchulzAlgorithm::kStandard) return steps * (of_x + square + times_x);
+  double flop = 0;
+  bool segment_starts = true;
+  for (int k = 0; k < steps; ++k) {
+    const bool segment_ends = k + 1 == steps || GramRestartsBefore(k + 1, iterate);
+    if (segment_starts) flop += of_x;
+    flop += square;                          // Z
+    if (!segment_starts) flop += square;     // Q
+    if (!segment_ends) flop += 2 * square;   // S, R
+    if (segment_ends) flop += times_x;
+    segment_starts = segment_ends;
+  }
+  return flop;
+}
+
+uint64_t NewtonSchulzWorkspaceBytes(const Ops&, absl::Span<const NewtonSchulzTask> tasks) {
+  uint64_t bytes = 0;
+  for (const NewtonSchulzTask& task : tasks) {
+    const bool gram = ChosenFor(task) == NewtonSchulzAlgorithm::kGram;
+    bytes += AlignedBytes(task.x.rows, task.x.cols, task.x.dtype) +
+             (gram ? kGramSquares : kStandardSquares) * AlignedBytes(Side(task.x), Side(task.x), task.x.dtype);
+  }
+  return bytes;
+}
+
+std::vector<Matrix> NewtonSchulz(Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks, void* workspace) {
+  return Run(&ChosenFor, ops, stream, tasks, workspace);
+}
+
+std::vector<Matrix> NewtonSchulzWith(NewtonSchulzAlgorithm algorithm, Ops& ops, Stream& stream,
+                                     absl::Span<const NewtonSchulzTask> tasks, void* workspace) {
+  return Run([algorithm](const NewtonSchulzTask&) { return algorithm; }, ops, stream, tasks, workspace);
+}
+
+}  // namespace muond
