@@ -22,7 +22,7 @@
 
 namespace muond {
 
-struct JobManifest;  // proto/types
+struct Manifest;  // proto/types
 struct RankManifest;
 struct Plan;
 
@@ -33,7 +33,7 @@ enum class ResumeMode : uint8_t { kFresh = 0, kAdopt = 1 };
 
 struct JoinCommand {
   uint64_t ticket = 0;  // minted by the door: names this call for CancelJoin
-  std::shared_ptr<const JobManifest> manifest;
+  std::shared_ptr<const Manifest> manifest;
   std::shared_ptr<const RankManifest> rank;
   ResumeMode resume = ResumeMode::kFresh;
   std::string token;
@@ -49,7 +49,7 @@ struct Joined {
 };
 
 struct PlacedBlock {
-  int32_t block = 0;  // index into RankManifest.blocks
+  int32_t block = 0;  // index into RankManifest::shards
   uint64_t gradient_offset = 0;
   uint64_t parameter_offset = 0;
   bool push_gradient = true;

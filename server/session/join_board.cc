@@ -1,0 +1,125 @@
+#include "server/session/join_board.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+
+namespace muond {
+namespace {
+
+constexpr int kMissingNamedMax = 16;
+
+std::string MissingRanks(const std::map<int32_t, JoinRequest>& joined, int32_t world_size) {
+  std::vector<int32_t> missing;
+  for (int32_t rank = 0; rank < world_size && missing.size() < kMissingNamedMax; ++rank) {
+    if (!joined.contains(rank)) missing.push_back(rank);
+  }
+  const int64_t more = world_size - static_cast<int64_t>(joined.size()) - static_cast<int64_t>(missing.size());
+  std::string text = absl::StrJoin(missing, ", ");
+  if (more > 0) text += absl::StrFormat(" and %d more", more);
+  return text;
+}
+
+}  // namespace
+
+JoinBoard::Added JoinBoard::Add(const JoinRequest& request) {
+  Added added;
+  const std::string& name = request.manifest->job;
+  const int32_t rank = request.rank->rank;
+  const auto refuse = [&added, &request](absl::Status status) {
+    added.refused.push_back({request.ticket, std::move(status)});
+    return std::move(added);
+  };
+  if (rank < 0 || rank >= request.manifest->world_size) {
+    return refuse(absl::InvalidArgumentError(
+        absl::StrFormat("job '%s': rank %d in a world of %d", name, rank, request.manifest->world_size)));
+  }
+  const auto found = jobs_.find(name);
+  if (found != jobs_.end()) {
+    const Ranks& ranks = found->second;
+    if (ranks.contains(rank)) {
+      return refuse(absl::AlreadyExistsError(
+          absl::StrFormat("job '%s': a rank %d has joined already and waits for %s", name, rank,
+                          MissingRanks(ranks, request.manifest->world_size))));
+    }
+    const JoinRequest& first = ranks.begin()->second;
+    std::string difference = FirstDifference(*first.manifest, *request.manifest);
+    if (difference.empty() && first.adopt != request.adopt) {
+      difference = absl::StrFormat("resume: %s against %s", first.adopt ? "adopt" : "fresh", request.adopt ? "adopt" : "fresh");
+    }
+    if (!difference.empty()) {
+      const absl::Status status = absl::InvalidArgumentError(absl::StrFormat(
+          "job '%s': ranks %d and %d disagree: %s", name, first.rank->rank, rank, difference));
+      for (const auto& [other, waiting] : ranks) added.refused.push_back({waiting.ticket, status});
+      jobs_.erase(found);
+      return refuse(status);
+    }
+  }
+  Ranks& ranks = jobs_[name];
+  ranks.emplace(rank, request);
+  if (static_cast<int64_t>(ranks.size()) < request.manifest->world_size) return added;
+  CompleteJoin complete;
+  complete.manifest = request.manifest;
+  complete.adopt = request.adopt;
+  for (const auto& [index, joined] : ranks) {
+    complete.ranks.push_back(joined.rank);
+    complete.tickets.push_back(joined.ticket);
+  }
+  jobs_.erase(name);
+  added.complete = std::move(complete);
+  return added;
+}
+
+void JoinBoard::Cancel(uint64_t ticket) {
+  for (auto job = jobs_.begin(); job != jobs_.end();) {
+    std::erase_if(job->second, [ticket](const auto& entry) { return entry.second.ticket == ticket; });
+    job = job->second.empty() ? jobs_.erase(job) : std::next(job);
+  }
+}
+
+std::vector<JoinAnswer> JoinBoard::Expire(absl::Time now) {
+  std::vector<JoinAnswer> answers;
+  for (auto job = jobs_.begin(); job != jobs_.end();) {
+    Ranks& ranks = job->second;
+    const int32_t world_size = ranks.begin()->second.manifest->world_size;
+    const std::string missing = MissingRanks(ranks, world_size);
+    for (const auto& [rank, joined] : ranks) {
+      if (joined.deadline > now) continue;
+      answers.push_back({joined.ticket, absl::DeadlineExceededError(absl::StrFormat(
+                                            "job '%s': %d of %d ranks joined in time; missing: %s", job->first, ranks.size(),
+                                            world_size, missing))});
+    }
+    std::erase_if(ranks, [now](const auto& entry) { return entry.second.deadline <= now; });
+    job = ranks.empty() ? jobs_.erase(job) : std::next(job);
+  }
+  return answers;
+}
+
+absl::Time JoinBoard::NextDeadline() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const auto& [name, ranks] : jobs_) {
+    for (const auto& [rank, joined] : ranks) next = std::min(next, joined.deadline);
+  }
+  return next;
+}
+
+std::vector<JoinAnswer> JoinBoard::RefuseAll(const absl::Status& status) {
+  std::vector<JoinAnswer> answers;
+  for (const auto& [name, ranks] : jobs_) {
+    for (const auto& [rank, joined] : ranks) answers.push_back({joined.ticket, status});
+  }
+  jobs_.clear();
+  return answers;
+}
+
+std::vector<std::pair<std::string, std::vector<int32_t>>> JoinBoard::Waiting() const {
+  std::vector<std::pair<std::string, std::vector<int32_t>>> waiting;
+  for (const auto& [name, ranks] : jobs_) {
+    waiting.emplace_back(name, std::vector<int32_t>());
+    for (const auto& [rank, joined] : ranks) waiting.back().second.push_back(rank);
+  }
+  return waiting;
+}
+
+}  // namespace muond
