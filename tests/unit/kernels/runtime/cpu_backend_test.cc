@@ -1,0 +1,121 @@
+// The CPU backend: the common contract, and what is its own.
+#include <gmock/gmock.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include <stdexcept>
+
+#include "kernels/runtime/backend.h"
+#include "tests/support/backend_contract.h"
+
+namespace muond::testing {
+namespace {
+
+absl::StatusOr<std::unique_ptr<Backend>> TwoDevices() {
+  return CreateCpuBackend({.devices = 2, .memory_bytes_each = uint64_t{1} << 30});
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, BackendContractTest, ::testing::Values(BackendCase{"cpu", &TwoDevices}));
+
+TEST(CpuBackendTest, RefusesNoDevices) {
+  EXPECT_TRUE(absl::IsInvalidArgument(CreateCpuBackend({.devices = 0}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(CreateCpuBackend({.devices = 100'000}).status()));
+}
+
+TEST(CpuBackendTest, MemoryOfTheMachineIsSharedOut) {
+  const uint64_t whole = CreateCpuBackend({.devices = 1}).value()->devices()[0]->info().memory_bytes;
+  const uint64_t third = CreateCpuBackend({.devices = 3}).value()->devices()[2]->info().memory_bytes;
+  EXPECT_EQ(third, whole / 3);
+}
+
+TEST(CpuBackendTest, RefusalNamesWhatIsLeft) {
+  auto backend = CreateCpuBackend({.devices = 1, .memory_bytes_each = 1000}).value();
+  auto taken = backend->devices()[0]->Allocate(600).value();
+  const absl::Status status = backend->devices()[0]->Allocate(401).status();
+  EXPECT_EQ(status.message(), "401 bytes needed, 400 of 1000 left on cpu-0");
+}
+
+TEST(CpuBackendTest, DestroyingABlockedStreamDropsWhatIsBehindTheWait) {
+  auto backend = TwoDevices().value();
+  Cell cell{0};
+  bool before = false, behind = false;
+  {
+    auto stream = backend->devices()[0]->CreateStream().value();
+    stream->Host([&] { before = true; });
+    stream->WaitCell(&cell, 1);
+    stream->Host([&] { behind = true; });
+  }
+  EXPECT_TRUE(before);
+  EXPECT_FALSE(behind);
+}
+
+TEST(CpuBackendTest, AThrowIsAStickyFailureOfItsStream) {
+  auto backend = TwoDevices().value();
+  auto stream = backend->devices()[0]->CreateStream().value();
+  bool after = false;
+  stream->Host([] { throw std::runtime_error("no such luck"); });
+  stream->Host([&] { after = true; });
+  const absl::Status status = stream->Synchronize();
+  EXPECT_TRUE(absl::IsInternal(status));
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("no such luck"));
+  EXPECT_TRUE(after);
+  EXPECT_EQ(stream->health(), status);
+  EXPECT_TRUE(backend->devices()[0]->CreateStream().value()->Synchronize().ok());
+}
+
+TEST(CpuBackendTest, ABlockedStreamUsesNoCore) {
+  auto backend = TwoDevices().value();
+  Cell cell{0};
+  auto stream = backend->devices()[0]->CreateStream().value();
+  stream->WaitCell(&cell, 1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  rusage before{}, after{};
+  getrusage(RUSAGE_SELF, &before);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  getrusage(RUSAGE_SELF, &after);
+  StoreCell(&cell, 1);
+  ASSERT_TRUE(stream->Synchronize().ok());
+  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec); };
+  const double used = seconds(after.ru_utime) + seconds(after.ru_stime) - seconds(before.ru_utime) - seconds(before.ru_stime);
+  EXPECT_LT(used, 0.06) << "of 0.3 s";
+}
+
+TEST(CpuBackendTest, ASlabThatCouldShrinkIsRefused) {
+  auto backend = TwoDevices().value();
+  const int descriptor = memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  ASSERT_EQ(ftruncate(descriptor, 4096), 0);
+  const absl::Status status = backend->devices()[0]->ImportSlab(descriptor, 4096).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("not sealed"));
+}
+
+TEST(CpuBackendTest, ASlabCannotBeShrunk) {
+  auto slab = CreateHostSlab("sealed", 8192).value();
+  EXPECT_NE(ftruncate(slab->descriptor(), 4096), 0);
+  EXPECT_NE(ftruncate(slab->descriptor(), 16384), 0);
+}
+
+TEST(CpuBackendTest, ACellWakesAnotherProcess) {
+  SharedValue<Cell> question, answer;
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const bool asked = WaitCell(question.get(), 1, std::chrono::seconds(20));
+    StoreCell(answer.get(), asked ? 2 : 1);
+    _exit(0);
+  }
+  StoreCell(question.get(), 1);
+  EXPECT_TRUE(WaitCell(answer.get(), 2, std::chrono::seconds(20)));
+  int state = 0;
+  EXPECT_EQ(waitpid(child, &state, 0), child);
+}
+
+TEST(CellTest, AWaitEndsAtItsTimeOut) {
+  Cell cell{3};
+  EXPECT_TRUE(WaitCell(&cell, 3, std::chrono::nanoseconds(0)));
+  EXPECT_FALSE(WaitCell(&cell, 4, std::chrono::milliseconds(5)));
+}
+
+}  // namespace
+}  // namespace muond::testing
