@@ -8,25 +8,14 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "proto/carrier/ipc/descriptor_channel.h"
+#include "server/keeper/slab_info.h"
 
 namespace muond {
-
-struct SlabInfo {
-  uint64_t slab = 0;  // minted by the stepper, random, never 0
-  SlabKind kind = SlabKind::kCatalog;
-  uint64_t size_bytes = 0;
-  uint64_t job = 0;
-  uint64_t session = 0;  // whose slab it is; 0 for those of the job
-  uint32_t rank = 0;
-  uint32_t device = kHostDevice;
-  std::string label;  // at most 71 bytes
-};
 
 struct KeptSlab {
   SlabInfo info;
@@ -67,8 +56,5 @@ class KeeperClient {
   DescriptorChannel channel_;
   std::vector<KeptSlab> kept_;
 };
-
-absl::StatusOr<KeeperMessage> ToMessage(KeeperVerb verb, const SlabInfo& info);
-SlabInfo ToSlabInfo(const KeeperMessage& message);
 
 }  // namespace muond

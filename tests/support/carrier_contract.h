@@ -7,13 +7,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "proto/carrier/carrier.h"
+#include "tests/support/carrier_events.h"
 
 namespace muond {
 
@@ -28,39 +28,6 @@ class CarrierPair {
   virtual Carrier& listener() = 0;
   virtual absl::StatusOr<Connection> Connect() = 0;
 };
-
-inline bool Readable(const Carrier& carrier, int timeout_ms) {
-  pollfd entry{carrier.event_descriptor(), POLLIN, 0};
-  return ::poll(&entry, 1, timeout_ms) > 0;
-}
-
-// Polls until `count` events have come, or five seconds have passed without any.
-inline std::vector<CarrierEvent> TakeEvents(Carrier& carrier, size_t count) {
-  std::vector<CarrierEvent> events;
-  while (events.size() < count && Readable(carrier, 5000)) carrier.Poll(&events);
-  return events;
-}
-
-// Everything that is there now.
-inline std::vector<CarrierEvent> Drain(Carrier& carrier) {
-  std::vector<CarrierEvent> events;
-  while (Readable(carrier, 0)) {
-    const size_t before = events.size();
-    carrier.Poll(&events);
-    if (events.size() == before) break;
-  }
-  return events;
-}
-
-inline Frame PingFrame(uint64_t cookie) {
-  Frame frame;
-  frame.type = FrameType::kPing;
-  frame.job = 7;
-  frame.session = 9;
-  frame.step = cookie;
-  frame.value = cookie;
-  return frame;
-}
 
 template <typename Pair>
 class CarrierContract : public ::testing::Test {
