@@ -21,7 +21,7 @@ TEXT = CPP | {".py", ".proto", ".md", ".txt", ".cmake", ".sh", ".yaml", ".yml", 
 GENERATED = ("LICENSE", "benchmarks/data/", "benchmarks/results/")
 
 # A folder and what it may include of the project, longest prefix first. Its own folder is always allowed.
-RIVER = ("kernels", "proto/types", "proto/wire")
+RIVER = ("kernels", "proto/types", "proto/wire", "server/observe")  # observe lies below every room of server/
 LAYERS: dict[str, tuple[str, ...]] = {
     "kernels/runtime": (),
     "kernels/ops": ("kernels/runtime",),
@@ -32,9 +32,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "proto/carrier": ("kernels", "proto/types", "proto/wire"),
     "proto": ("kernels", "proto"),
     "client": ("kernels", "proto", "client"),
-    "server/keeper": ("proto/wire", "proto/carrier", "proto/types"),
-    "server/coordinator": ("proto",),
-    "server/session": ("proto", "kernels"),
+    "server/keeper": ("proto/wire", "proto/carrier", "proto/types", "server/observe"),
+    "server/coordinator": ("proto", "server/observe"),
+    "server/session": ("proto", "kernels", "server/observe"),
     "server/gather": RIVER,
     "server/schedule": RIVER,
     "server/execute": RIVER,
