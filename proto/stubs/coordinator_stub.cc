@@ -1,0 +1,122 @@
+#include "proto/stubs/coordinator_stub.h"
+
+#include <utility>
+
+#include "muond/v1/coordinator.grpc.pb.h"
+#include "proto/stubs/channel.h"
+#include "proto/types/convert.h"
+
+namespace muond {
+
+struct CoordinatorStub::Impl {
+  Peer peer;
+  std::unique_ptr<v1::Coordinator::Stub> stub;
+
+  template <typename Request, typename Response, typename Method>
+  absl::Status Call(Method method, const Request& request, Response* response,
+                    absl::Duration timeout) {
+    grpc::ClientContext context;
+    peer.Prepare(context, timeout);
+    return peer.Explain(((*stub).*method)(&context, request, response), timeout);
+  }
+  absl::Status CheckPeer(const ProtocolVersion& theirs) const {
+    return CheckVersion(theirs, peer.noun + " at " + peer.endpoint, peer.options.version);
+  }
+};
+
+CoordinatorStub::CoordinatorStub(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+CoordinatorStub::~CoordinatorStub() = default;
+
+absl::StatusOr<std::unique_ptr<CoordinatorStub>> CoordinatorStub::Create(
+    std::string_view endpoint, const StubOptions& options) {
+  absl::StatusOr<Peer> peer = Connect(endpoint, "the coordinator", options);
+  if (!peer.ok()) return peer.status();
+  auto impl = std::make_unique<Impl>();
+  impl->peer = *std::move(peer);
+  impl->stub = v1::Coordinator::NewStub(impl->peer.channel);
+  return std::unique_ptr<CoordinatorStub>(new CoordinatorStub(std::move(impl)));
+}
+
+const std::string& CoordinatorStub::endpoint() const { return impl_->peer.endpoint; }
+
+absl::StatusOr<RegisterReply> CoordinatorStub::Register(const RegisterCall& call,
+                                                        absl::Duration timeout) {
+  v1::RegisterDaemonRequest request;
+  ToProto(call, &request);
+  ToProto(impl_->peer.options.version, request.mutable_version());
+  v1::RegisterDaemonResponse response;
+  if (absl::Status status =
+          impl_->Call(&v1::Coordinator::Stub::RegisterDaemon, request, &response, timeout);
+      !status.ok()) {
+    return status;
+  }
+  const ProtocolVersion theirs = FromProto(response.version());
+  if (absl::Status status = impl_->CheckPeer(theirs); !status.ok()) return status;
+  return RegisterReply{theirs, response.daemon(), response.lease_ms()};
+}
+
+absl::StatusOr<HeartbeatReply> CoordinatorStub::Heartbeat(const HeartbeatCall& call,
+                                                          absl::Duration timeout) {
+  v1::HeartbeatRequest request;
+  ToProto(call, &request);
+  v1::HeartbeatResponse response;
+  if (absl::Status status =
+          impl_->Call(&v1::Coordinator::Stub::Heartbeat, request, &response, timeout);
+      !status.ok()) {
+    return status;
+  }
+  return HeartbeatReply{response.newest_epoch()};
+}
+
+absl::StatusOr<CreateJobReply> CoordinatorStub::CreateJob(const CreateJobCall& call,
+                                                          absl::Duration timeout) {
+  v1::CreateJobRequest request;
+  ToProto(call, &request);
+  v1::CreateJobResponse response;
+  if (absl::Status status =
+          impl_->Call(&v1::Coordinator::Stub::CreateJob, request, &response, timeout);
+      !status.ok()) {
+    return status;
+  }
+  absl::StatusOr<CreateJobReply> reply = FromProto(response);
+  if (!reply.ok()) return reply.status();
+  if (absl::Status status = Validate(call.manifest, reply->plan); !status.ok()) return status;
+  return reply;
+}
+
+absl::StatusOr<Plan> CoordinatorStub::GetPlan(uint64_t job, uint64_t epoch,
+                                              absl::Duration timeout) {
+  v1::GetPlanRequest request;
+  request.set_job_id(job);
+  request.set_epoch(epoch);
+  v1::GetPlanResponse response;
+  if (absl::Status status =
+          impl_->Call(&v1::Coordinator::Stub::GetPlan, request, &response, timeout);
+      !status.ok()) {
+    return status;
+  }
+  return FromProto(response.plan());
+}
+
+absl::Status CoordinatorStub::EndJob(uint64_t job, const std::string& reason,
+                                     absl::Duration timeout) {
+  v1::EndJobRequest request;
+  request.set_job_id(job);
+  request.set_reason(reason);
+  v1::EndJobResponse response;
+  return impl_->Call(&v1::Coordinator::Stub::EndJob, request, &response, timeout);
+}
+
+absl::StatusOr<ClusterStatus> CoordinatorStub::GetCluster(absl::Duration timeout) {
+  v1::GetClusterResponse response;
+  if (absl::Status status = impl_->Call(&v1::Coordinator::Stub::GetCluster, v1::GetClusterRequest(),
+                                        &response, timeout);
+      !status.ok()) {
+    return status;
+  }
+  if (absl::Status status = impl_->CheckPeer(FromProto(response.version())); !status.ok())
+    return status;
+  return FromProto(response);
+}
+
+}  // namespace muond

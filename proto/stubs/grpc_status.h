@@ -1,0 +1,14 @@
+// gRPC's status and abseil's, code for code. Only stubs, *_service.cc and main.cc include this.
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include "absl/status/status.h"
+
+namespace muond {
+
+grpc::Status ToGrpc(
+    const absl::Status& status);  // the message is cut at 2 KiB: it travels in a header
+absl::Status FromGrpc(const grpc::Status& status);
+
+}  // namespace muond
