@@ -141,6 +141,15 @@ class Ops {
   virtual void Direction(Stream& stream, absl::Span<const DirectionTask> tasks) = 0;
   // The tasks of one call are independent of each other; calls are ordered.
   virtual void Multiply(Stream& stream, absl::Span<const Product> products) = 0;
+  // Dependent products: phase_ends[i] is the index behind the last product of phase i, phases are ordered, the products of
+  // one phase are independent. The same results as one Multiply a phase; a GPU runs all of them in one launch.
+  virtual void MultiplyPhases(Stream& stream, absl::Span<const Product> products, absl::Span<const size_t> phase_ends) {
+    size_t begin = 0;
+    for (const size_t end : phase_ends) {
+      Multiply(stream, products.subspan(begin, end - begin));
+      begin = end;
+    }
+  }
   virtual void Apply(Stream& stream, absl::Span<const ApplyTask> tasks) = 0;
   virtual void AdamW(Stream& stream, absl::Span<const AdamWTask> tasks) = 0;
   virtual void Scatter(Stream& stream, absl::Span<const ScatterTask> tasks) = 0;

@@ -171,7 +171,13 @@ std::vector<Matrix> Run(Choose choose, Ops& ops, Stream& stream, absl::Span<cons
     }
     results.push_back(program.result());
   }
-  for (const std::vector<Product>& products : merged) ops.Multiply(stream, products);
+  std::vector<Product> products;
+  std::vector<size_t> phase_ends;
+  for (const std::vector<Product>& stage : merged) {
+    products.insert(products.end(), stage.begin(), stage.end());
+    phase_ends.push_back(products.size());
+  }
+  ops.MultiplyPhases(stream, products, phase_ends);
   return results;
 }
 

@@ -1,0 +1,565 @@
+// D = alpha A op(B) + beta C for a list of products of mixed shapes, 16 bit in, fp32 accumulate, 16 bit out.
+//
+// Persistent clusters of two CTAs. A cluster owns 256 x 256 of D: each CTA 128 rows, each of its two consumer
+// warpgroups a strip of 64 rows (wgmma m64n256k16). The B block is loaded once a cluster: each CTA loads one
+// half and multicasts it. Four stages of 48 KB (A 128x64, B 256x64).
+//
+// One ring carries everything: after a tile's k-blocks come two more slots, one a consumer warpgroup, that hold
+// the strip's block of C (32 KB); the epilogue turns it into D in place, writes the transposed strip (the mirror of a
+// symmetric product) beside it, and a store warp drains both while the next tile's products already run.
+//
+// Warps: 0 loads, 1 and 2 store (one a consumer), 3 decodes the list of tiles; 4-11 multiply.
+// Symmetric products compute rows >= columns only, to the 64 columns; the element-exact triangle is chosen inside the
+// diagonal 64 x 64 blocks, so that D == D^T bit for bit and no element's bits depend on the tile that made it.
+// Order between dependent products of one launch: strips are counted (release) when their stores are done; warp 3
+// publishes a tile only when the products it depends on are counted full (acquire).
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <cstdio>
+
+#include "kernels/ops/cuda/hopper_program.h"
+#include "kernels/ops/cuda/hopper_products.h"
+#include "kernels/ops/cuda/hopper_ptx.h"
+#include "kernels/ops/cuda/hopper_wgmma.h"
+
+namespace muond::hopper {
+namespace {
+
+constexpr int kStages = 4;
+constexpr int kInfos = 4;
+constexpr uint32_t kBox = 64 * 64 * 2;
+constexpr uint32_t kBytesA = 2 * kBox, kBytesB = 4 * kBox;
+constexpr uint32_t kStage = kBytesA + kBytesB;
+constexpr uint32_t kMirrorInSlot = 4 * kBox;  // a C/D slot: 4 boxes of D, then 2 of the mirror
+constexpr uint32_t kMirror = kStages * kStage;  // the mirror's other 2 boxes, one pair a warpgroup
+constexpr uint32_t kControl = kMirror + 4 * kBox;
+constexpr int kThreads = 384;
+
+struct alignas(16) TileInfo {
+  uint64_t map_a, map_b, map_c, map_d, map_d2;
+  uint32_t* finished;   // counter of the product's strips
+  int32_t row, column;  // of the cluster's tile
+  int32_t m, n, k_blocks;
+  uint32_t flags;
+  float alpha, beta, diagonal, diagonal2;
+};
+
+struct Control {
+  TileInfo infos[kInfos];
+  alignas(8) uint64_t full[kStages], empty[kStages];
+  uint64_t info_full[kInfos], info_empty[kInfos];
+  uint64_t drain[2], mirror_free[2];
+  uint16_t diagonal2[2][64];  // the elements of D2's diagonal block that differ from D's
+};
+static_assert(kControl + sizeof(Control) + 1024 <= 232448);
+
+// How many 64-column blocks of the tile the strip starting at `row` computes.
+__device__ __forceinline__ int StripBlocks(const TileInfo& t, int row) {
+  if (row >= t.m) return 0;
+  const int end = (t.flags & kSymmetric) && row + kStrip < t.n ? row + kStrip : t.n;
+  const int blocks = (end - t.column + 63) >> 6;
+  return blocks < 4 ? blocks : 4;
+}
+
+// What alpha and beta are divided by.
+__device__ __forceinline__ double Divisor(const ProductRecord& p) {
+  double divisor = 1;
+  if (p.divisor != nullptr) {
+    const double bounded = *p.divisor < p.divisor_floor ? p.divisor_floor : *p.divisor;  // NaN stays
+    for (int i = 0; i < p.divisor_power; ++i) divisor *= bounded;
+  }
+  return divisor;
+}
+
+// Until every product that `p` depends on is finished; the warp's lanes share the list.
+__device__ void AwaitDependencies(const Launch& launch, const ProductRecord& p, int lane) {
+  for (uint32_t i = static_cast<uint32_t>(lane); i < p.dependencies; i += 32) {
+    const Dependency d = launch.dependencies[p.first_dependency + i];
+    const uint32_t* counter = launch.counters + d.product;
+#ifdef MUOND_TRAP_ON_HANG
+    for (uint32_t spins = 0; LoadAcquire(counter) < d.strips; ++spins) {
+      if (spins > 20000000u) {
+        printf("hang: block %d, product %u at %u of %u\n", blockIdx.x, d.product,
+               LoadAcquire(counter), d.strips);
+        __trap();
+      }
+    }
+#else
+    while (LoadAcquire(counter) < d.strips) {
+    }
+#endif
+  }
+  __syncwarp();
+}
+
+// Warp 3: walks the list of tiles, every gridDim.x / 2 -th is this cluster's, and decodes it for the others.
+__device__ void Decode(const Launch& launch, Control* control, int lane) {
+  const uint32_t stride = gridDim.x >> 1;
+  uint32_t product = 0, ready = ~0u;
+  int slot = 0;
+  uint32_t phase = 1;
+  for (uint32_t tile = blockIdx.x >> 1;; tile += stride) {
+    for (;;) {  // the last record whose first tile is not behind `tile`; the record behind the last is the total
+      const uint32_t probe = product + 1 + static_cast<uint32_t>(lane);
+      const bool reached =
+          probe <= launch.products && launch.records[probe].first_tile <= tile;
+      const unsigned votes = __ballot_sync(~0u, reached);
+      product += static_cast<uint32_t>(__popc(votes));
+      if (votes != ~0u) break;
+    }
+    TileInfo& info = control->infos[slot];
+    BarrierWait(SharedAddress(&control->info_empty[slot]), phase);
+    const bool end = product >= launch.products;
+    if (!end && product != ready) {
+      AwaitDependencies(launch, launch.records[product], lane);
+      ready = product;
+    }
+    if (lane == 0) {
+      if (end) {
+        info.flags = kEnd;
+      } else {
+        const ProductRecord& p = launch.records[product];
+        const uint64_t maps = reinterpret_cast<uint64_t>(launch.maps);
+        info.map_a = maps + p.map_a * 128ull;
+        info.map_b = maps + p.map_b * 128ull;
+        info.map_c = maps + p.map_c * 128ull;
+        info.map_d = maps + p.map_d * 128ull;
+        info.map_d2 = maps + p.map_d2 * 128ull;
+        PrefetchMap(info.map_a);
+        PrefetchMap(info.map_b);
+        if (p.flags & kHasC) PrefetchMap(info.map_c);
+        PrefetchMap(info.map_d);
+        if (p.flags & kHasD2) PrefetchMap(info.map_d2);
+        info.finished = launch.counters + product;
+        const TilePlace place =
+            PlaceOf(tile - p.first_tile, (p.m + kTile - 1) / kTile, (p.n + kTile - 1) / kTile,
+                    (p.flags & kSymmetric) != 0);
+        info.row = place.row * kTile;
+        info.column = place.column * kTile;
+        info.m = p.m;
+        info.n = p.n;
+        info.k_blocks = (p.k + kDepth - 1) / kDepth;
+        info.flags = p.flags;
+        const double divisor = Divisor(p);
+        info.alpha = static_cast<float>(p.alpha / divisor);
+        info.beta = static_cast<float>(p.beta / divisor);
+        info.diagonal = static_cast<float>(p.diagonal);
+        info.diagonal2 = static_cast<float>(p.diagonal2);
+      }
+      BarrierArrive(SharedAddress(&control->info_full[slot]));
+    }
+    __syncwarp();
+    if (end) return;
+    if (++slot == kInfos) {
+      slot = 0;
+      phase ^= 1;
+    }
+  }
+}
+
+// Iterates over the decoded tiles; one object a reader (a thread, or a warp that moves together).
+struct TileReader {
+  Control* control;
+  int slot = 0;
+  uint32_t phase = 0;
+  __device__ TileInfo& Wait() {
+    BarrierWait(SharedAddress(&control->info_full[slot]), phase);
+    return control->infos[slot];
+  }
+  __device__ void Release() {
+    BarrierArrive(SharedAddress(&control->info_empty[slot]));
+    Next();
+  }
+  __device__ void Next() {
+    if (++slot == kInfos) {
+      slot = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// Warp 0, one lane: fills the ring. Each slot is announced to both CTAs: when a slot is full here, the other CTA's has
+// been taken too, so that a release of it can never be counted for the use before.
+__device__ void Load(Control* control, uint32_t smem, uint32_t rank) {
+  const uint32_t full = SharedAddress(control->full), empty = SharedAddress(control->empty);
+  TileReader reader{control};
+  uint32_t it = 0;
+  for (;;) {
+    const TileInfo& shared = reader.Wait();
+    if (shared.flags & kEnd) return;
+    const TileInfo t = shared;
+    reader.Release();
+    FenceAsync();  // what warp 3 saw finished was written through the async proxy of other CTAs
+    const int row = t.row + static_cast<int>(rank) * 128;
+    const int column = t.column + static_cast<int>(rank) * 128;
+    const bool a_mn = (t.flags & kATransposed) != 0, b_mn = (t.flags & kBPlain) != 0;
+    for (int kb = 0; kb < t.k_blocks; ++kb, ++it) {
+      const uint32_t slot = it % kStages;
+      BarrierWait(empty + 8 * slot, ((it / kStages) & 1) ^ 1);
+      const uint32_t bar = full + 8 * slot;
+      BarrierArriveAt(bar, rank ^ 1, 1);
+      BarrierArriveExpect(bar, kStage);
+      const uint32_t stage = smem + slot * kStage;
+      const uint32_t b = stage + kBytesA + rank * 2 * kBox;
+      const int k = kb * kDepth;
+      if (a_mn) {
+        LoadBox(stage, t.map_a, row, k, bar);
+        LoadBox(stage + kBox, t.map_a, row + 64, k, bar);
+      } else {
+        LoadBox(stage, t.map_a, k, row, bar);
+        LoadBox(stage + kBox, t.map_a, k, row + 64, bar);
+      }
+      if (b_mn) {
+        LoadBoxBoth(b, t.map_b, column, k, bar);
+        LoadBoxBoth(b + kBox, t.map_b, column + 64, k, bar);
+      } else {
+        LoadBoxBoth(b, t.map_b, k, column, bar);
+        LoadBoxBoth(b + kBox, t.map_b, k, column + 64, bar);
+      }
+    }
+    for (int group = 0; group < 2; ++group, ++it) {  // the slots of C and D
+      const uint32_t slot = it % kStages;
+      BarrierWait(empty + 8 * slot, ((it / kStages) & 1) ^ 1);
+      const uint32_t bar = full + 8 * slot;
+      BarrierArriveAt(bar, rank ^ 1, 1);
+      const int strip = row + group * kStrip;
+      const int blocks = (t.flags & kHasC) ? StripBlocks(t, strip) : 0;
+      BarrierArriveExpect(bar, static_cast<uint32_t>(blocks) * kBox);
+      for (int j = 0; j < blocks; ++j) {
+        LoadBox(smem + slot * kStage + static_cast<uint32_t>(j) * kBox, t.map_c,
+                t.column + 64 * j, strip, bar);
+      }
+    }
+  }
+}
+
+// Warps 1 and 2, one lane each: drains the D slot of consumer warpgroup `group`.
+__device__ void Drain(Control* control, uint32_t smem, uint32_t rank, int group) {
+  const uint32_t empty = SharedAddress(control->empty);
+  TileReader reader{control};
+  uint32_t it = 0;
+  for (uint32_t tile = 0;; ++tile) {
+    const TileInfo& shared = reader.Wait();
+    if (shared.flags & kEnd) return;
+    const TileInfo t = shared;
+    reader.Release();
+    const uint32_t slot = (it + static_cast<uint32_t>(t.k_blocks + group)) % kStages;
+    it += static_cast<uint32_t>(t.k_blocks) + 2;
+    const int row = t.row + static_cast<int>(rank) * 128 + group * kStrip;
+    const int blocks = StripBlocks(t, row);
+    const uint32_t d = smem + slot * kStage;
+    const uint32_t mirror = smem + kMirror + static_cast<uint32_t>(group) * 2 * kBox;
+    BarrierWait(SharedAddress(&control->drain[group]), tile & 1);
+    for (int j = 0; j < blocks; ++j) {
+      const int column = t.column + 64 * j;
+      const uint32_t box = d + static_cast<uint32_t>(j) * kBox;
+      const uint32_t other = j < 2 ? d + kMirrorInSlot + static_cast<uint32_t>(j) * kBox
+                                   : mirror + static_cast<uint32_t>(j - 2) * kBox;
+      StoreBox(t.map_d, column, row, box);
+      if (!(t.flags & kSymmetric)) continue;
+      if (column != row) {
+        StoreBox(t.map_d, row, column, other);
+        if (t.flags & kHasD2) {
+          StoreBox(t.map_d2, column, row, box);
+          StoreBox(t.map_d2, row, column, other);
+        }
+      } else if (t.flags & kHasD2) {
+        StoreBox(t.map_d2, column, row, other);
+      }
+    }
+    StoreCommit();
+    StoreWaitRead();
+    BarrierArrive(SharedAddress(&control->mirror_free[group]));
+    BarrierArriveAt(empty + 8 * slot, rank ^ 1, 2);  // for both warpgroups of this CTA
+    BarrierArriveAt(empty + 8 * slot, rank, 2);
+    StoreWaitDone();
+    FenceAsync();
+    AddRelease(t.finished, 1);
+  }
+}
+
+// All k-blocks of one strip. `it` runs over the ring's slots. Lane 0 of warp 0 of the warpgroup releases them.
+template <bool kBf16, int kColumns, int kTransA, int kTransB>
+__device__ __forceinline__ void Multiply(float (&d)[128], uint32_t& it, int k_blocks, uint32_t smem,
+                                         int group, uint32_t full, uint32_t empty, uint32_t rank,
+                                         bool releases) {
+  constexpr uint32_t kStepA = kTransA ? 2048 : 32, kStepB = kTransB ? 2048 : 32;
+#pragma unroll
+  for (int i = 0; i < kColumns / 2; ++i) asm volatile("" : "+f"(d[i])::"memory");
+  for (int kb = 0; kb < k_blocks; ++kb, ++it) {
+    const uint32_t slot = it % kStages;
+    BarrierWait(full + 8 * slot, (it / kStages) & 1);
+    const uint32_t stage = smem + slot * kStage;
+    const uint64_t a = OperandDescriptor(stage + static_cast<uint32_t>(group) * kBox);
+    const uint64_t b = OperandDescriptor(stage + kBytesA);
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < kDepth / 16; ++k) {
+      Wgmma<kColumns, kBf16, kTransA, kTransB>::Run(d, a + k * (kStepA >> 4), b + k * (kStepB >> 4),
+                                                    (kb | k) != 0);
+    }
+    WgmmaCommit();
+    WgmmaWait<1>();
+    if (kb > 0 && releases) {  // the block before this one has been read
+      const uint32_t before = (it + kStages - 1) % kStages;
+      BarrierArriveAt(empty + 8 * before, rank ^ 1, 1);
+      BarrierArriveAt(empty + 8 * before, rank, 1);
+    }
+  }
+  WgmmaWait<0>();
+#pragma unroll
+  for (int i = 0; i < kColumns / 2; ++i) asm volatile("" : "+f"(d[i])::"memory");
+  if (k_blocks > 0 && releases) {
+    const uint32_t before = (it + kStages - 1) % kStages;
+    BarrierArriveAt(empty + 8 * before, rank ^ 1, 1);
+    BarrierArriveAt(empty + 8 * before, rank, 1);
+  }
+}
+
+template <bool kBf16, int kTransA, int kTransB>
+__device__ __forceinline__ void MultiplyStrip(int blocks, float (&d)[128], uint32_t& it,
+                                              int k_blocks, uint32_t smem, int group, uint32_t full,
+                                              uint32_t empty, uint32_t rank, bool releases) {
+  if (blocks == 4) {
+    Multiply<kBf16, 256, kTransA, kTransB>(d, it, k_blocks, smem, group, full, empty, rank,
+                                           releases);
+  } else if (blocks == 3) {
+    Multiply<kBf16, 192, kTransA, kTransB>(d, it, k_blocks, smem, group, full, empty, rank,
+                                           releases);
+  } else if (blocks == 2) {
+    Multiply<kBf16, 128, kTransA, kTransB>(d, it, k_blocks, smem, group, full, empty, rank,
+                                           releases);
+  } else {
+    Multiply<kBf16, 64, kTransA, kTransB>(d, it, k_blocks, smem, group, full, empty, rank,
+                                          releases);
+  }
+}
+
+template <bool kBf16>
+__device__ __forceinline__ float2 Unpack(uint32_t v) {
+  if constexpr (kBf16) {
+    return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&v));
+  } else {
+    return __half22float2(*reinterpret_cast<__half2*>(&v));
+  }
+}
+template <bool kBf16>
+__device__ __forceinline__ uint32_t Pack(float x, float y) {
+  uint32_t v;
+  if constexpr (kBf16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(y), "f"(x));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(y), "f"(x));
+  }
+  return v;
+}
+
+// In the diagonal 64 x 64 block of a symmetric product: keeps rows >= columns of D and takes the rest from its
+// transpose, 8 elements at a time. With `diagonal2`, D2's block takes the transpose's place: D with those 64 elements.
+__device__ __forceinline__ void ChooseTriangle(uint32_t d, uint32_t mirror, int thread,
+                                               const uint16_t* diagonal2) {
+  for (int piece = thread; piece < 512; piece += 128) {
+    const int r = piece >> 3, c = piece & 7;
+    if (8 * c + 7 <= r && diagonal2 == nullptr) continue;
+    const uint32_t at = static_cast<uint32_t>(r * 128 + ((c ^ (r & 7)) << 4));
+    uint32_t v[4], w[4];
+    LoadShared(v, d + at);
+    LoadShared(w, mirror + at);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int column = 8 * c + 2 * i;
+      const uint32_t low = r >= column ? v[i] & 0xffffu : w[i] & 0xffffu;
+      const uint32_t high = r >= column + 1 ? v[i] & 0xffff0000u : w[i] & 0xffff0000u;
+      v[i] = low | high;
+      w[i] = v[i];
+      if (diagonal2 != nullptr) {
+        if (r == column) w[i] = high | diagonal2[r];
+        if (r == column + 1) w[i] = low | (static_cast<uint32_t>(diagonal2[r]) << 16);
+      }
+    }
+    StoreShared(d + at, v);
+    if (diagonal2 != nullptr) StoreShared(mirror + at, w);
+  }
+}
+
+struct Scalars {
+  float alpha, beta, diagonal, diagonal2;
+};
+
+// alpha * acc + beta * C + diagonal I, in place of C in the slot; the transposed strip beside it.
+template <bool kBf16>
+__device__ __forceinline__ void Epilogue(const float (&acc)[128], int blocks, uint32_t flags,
+                                         int diagonal_block, const Scalars& s, uint32_t d,
+                                         uint32_t mirror_late, int thread, int group,
+                                         uint16_t* diagonal2) {
+  const bool has_c = (flags & kHasC) != 0, symmetric = (flags & kSymmetric) != 0;
+  const bool has_diagonal = (flags & kHasDiagonal) != 0;
+  const int warp = thread >> 5, lane = thread & 31;
+  const int i = lane >> 3, r = lane & 7;
+  const int row = 16 * warp + r + 8 * (i & 1);  // of the strip: what this lane addresses in ldmatrix and stmatrix
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (j < blocks) {
+      const uint32_t box = d + static_cast<uint32_t>(j) * kBox;
+      const uint32_t mirror = j < 2 ? d + kMirrorInSlot + static_cast<uint32_t>(j) * kBox
+                                    : mirror_late + static_cast<uint32_t>(j - 2) * kBox;
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {  // 16 columns
+        const int chunk = 2 * q + (i >> 1);
+        const uint32_t at = box + static_cast<uint32_t>(row * 128 + ((chunk ^ r) << 4));
+        float a[8];
+#pragma unroll
+        for (int h = 0; h < 8; ++h) a[h] = s.alpha * acc[32 * j + 8 * q + h];
+        uint32_t v[4];
+        if (has_c) {
+          LoadMatrix(v, at);
+#pragma unroll
+          for (int h = 0; h < 4; ++h) {
+            const float2 c = Unpack<kBf16>(v[h]);
+            a[2 * h] = fmaf(s.beta, c.x, a[2 * h]);
+            a[2 * h + 1] = fmaf(s.beta, c.y, a[2 * h + 1]);
+          }
+        }
+        if (has_diagonal && j == diagonal_block && q == warp) {
+#pragma unroll
+          for (int h = 0; h < 4; h += 3) {  // rows and columns 0-7, then 8-15, of the 16 x 16 on the diagonal
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              if (lane >> 2 == 2 * (lane & 3) + e) {
+                float& x = a[2 * h + e];
+                diagonal2[16 * warp + (h == 3 ? 8 : 0) + (lane >> 2)] =
+                    static_cast<uint16_t>(Pack<kBf16>(x + s.diagonal2, 0.f));
+                x += s.diagonal;
+              }
+            }
+          }
+        }
+#pragma unroll
+        for (int h = 0; h < 4; ++h) v[h] = Pack<kBf16>(a[2 * h], a[2 * h + 1]);
+        StoreMatrix(at, v);
+        if (symmetric) {  // the 8x8 matrix (rows 8 (i & 1), columns 8 (i >> 1)) lands with its rows as columns
+          const int mirror_row = 16 * q + 8 * (i >> 1) + r;
+          const int mirror_chunk = 2 * warp + (i & 1);
+          StoreMatrixTransposed(
+              mirror + static_cast<uint32_t>(mirror_row * 128 + ((mirror_chunk ^ r) << 4)), v);
+        }
+      }
+    }
+  }
+  if (symmetric && diagonal_block < blocks) {
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
+    ChooseTriangle(d + static_cast<uint32_t>(diagonal_block) * kBox,
+                   diagonal_block < 2
+                       ? d + kMirrorInSlot + static_cast<uint32_t>(diagonal_block) * kBox
+                       : mirror_late + static_cast<uint32_t>(diagonal_block - 2) * kBox,
+                   thread, (flags & kHasD2) ? diagonal2 : nullptr);
+  }
+}
+
+template <bool kBf16>
+__device__ __forceinline__ void Consume(Control* control, uint32_t smem, uint32_t rank, int group,
+                                        int thread) {
+  const uint32_t full = SharedAddress(control->full), empty = SharedAddress(control->empty);
+  const uint32_t mirror_late = smem + kMirror + static_cast<uint32_t>(group) * 2 * kBox;
+  const bool releases = thread == 0;
+  TileReader reader{control};
+  uint32_t it = 0;
+  float acc[128];
+  for (uint32_t tile = 0;; ++tile) {
+    const TileInfo& t = reader.Wait();
+    const uint32_t flags = t.flags;
+    if (flags & kEnd) return;
+    const int row = t.row + static_cast<int>(rank) * 128 + group * kStrip;
+    const int blocks = StripBlocks(t, row);
+    const int k_blocks = t.k_blocks;
+    const Scalars scalars{t.alpha, t.beta, t.diagonal, t.diagonal2};
+    // Which of the tile's 64-column blocks holds the strip's diagonal; 4 when none does.
+    const int diagonal_block =
+        row >= t.column && row < t.column + kTile ? (row - t.column) >> 6 : 4;
+    __syncwarp();
+    if ((thread & 31) == 0) {
+      reader.Release();
+    } else {
+      reader.Next();
+    }
+    if (flags & kATransposed) {
+      MultiplyStrip<kBf16, 1, 1>(blocks, acc, it, k_blocks, smem, group, full, empty, rank,
+                                 releases);
+    } else if (flags & kBPlain) {
+      MultiplyStrip<kBf16, 0, 1>(blocks, acc, it, k_blocks, smem, group, full, empty, rank,
+                                 releases);
+    } else {
+      MultiplyStrip<kBf16, 0, 0>(blocks, acc, it, k_blocks, smem, group, full, empty, rank,
+                                 releases);
+    }
+    const uint32_t own = it + static_cast<uint32_t>(group);
+    it += 2;
+    BarrierWait(full + 8 * (own % kStages), (own / kStages) & 1);
+    BarrierWait(SharedAddress(&control->mirror_free[group]), (tile & 1) ^ 1);
+    Epilogue<kBf16>(acc, blocks, flags, diagonal_block, scalars, smem + (own % kStages) * kStage,
+                    mirror_late, thread, group, control->diagonal2[group]);
+    FenceAsyncShared();
+    BarrierArrive(SharedAddress(&control->drain[group]));
+  }
+}
+
+template <bool kBf16>
+__global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
+    ProductKernel(const __grid_constant__ Launch launch) {
+  extern __shared__ uint8_t raw[];
+  const uint32_t smem = (SharedAddress(raw) + 1023) & ~1023u;
+  Control* control = reinterpret_cast<Control*>(raw + (smem - SharedAddress(raw)) + kControl);
+  const uint32_t rank = ClusterRank();
+  const int warp = static_cast<int>(threadIdx.x >> 5), lane = static_cast<int>(threadIdx.x & 31);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      BarrierInit(SharedAddress(&control->full[i]), 2);   // both loaders: see Load
+      BarrierInit(SharedAddress(&control->empty[i]), 4);  // two warpgroups of two CTAs
+    }
+    for (int i = 0; i < kInfos; ++i) {
+      BarrierInit(SharedAddress(&control->info_full[i]), 1);
+      BarrierInit(SharedAddress(&control->info_empty[i]), 11);  // loader, two drains, eight consumer warps
+    }
+    for (int i = 0; i < 2; ++i) {
+      BarrierInit(SharedAddress(&control->drain[i]), 128);
+      BarrierInit(SharedAddress(&control->mirror_free[i]), 1);
+    }
+    BarrierInitFence();
+  }
+  __syncthreads();
+  ClusterSync();
+  if (warp < 4) {
+    ShrinkRegisters<40>();
+    if (warp == 3) {
+      Decode(launch, control, lane);
+    } else if (lane == 0) {
+      if (warp == 0) {
+        Load(control, smem, rank);
+      } else {
+        Drain(control, smem, rank, warp - 1);
+      }
+    }
+    __syncwarp();
+  } else {
+    GrowRegisters<232>();
+    Consume<kBf16>(control, smem, rank, (warp >> 2) - 1, static_cast<int>(threadIdx.x & 127));
+  }
+  ClusterSync();  // the other CTA may still arrive at barriers here
+}
+
+}  // namespace
+
+cudaError_t LaunchProducts(cudaStream_t stream, const Launch& launch, bool bf16, int clusters) {
+  constexpr int kShared = static_cast<int>(kControl + sizeof(Control) + 1024);
+  const auto kernel = bf16 ? ProductKernel<true> : ProductKernel<false>;
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  if (error != cudaSuccess) return error;
+  kernel<<<2 * clusters, kThreads, kShared, stream>>>(launch);
+  return cudaGetLastError();
+}
+
+}  // namespace muond::hopper
