@@ -1,0 +1,62 @@
+// Config: everything the daemon can be told, from one YAML file, the environment (MUOND_*) and flags; flags win.
+// The table of config.cc is the only list of options: --help, --print-config and the checks come from it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace muond {
+
+enum class BackendChoice : uint8_t { kAuto = 0, kCpu = 1, kCuda = 2 };
+
+struct Config {
+  std::string socket_dir;                // never empty once read
+  std::string listen_tcp;                // loopback "host:port"; empty: the Unix socket alone
+  std::string metrics_listen = "auto";   // loopback "host:port", "auto" or "off"
+  std::string coordinator = "embedded";  // or its gRPC endpoint
+  std::string state_dir;  // of the embedded coordinator's catalogue; empty: in memory
+  BackendChoice backend = BackendChoice::kAuto;
+  int cpu_devices = 1;
+  uint64_t cpu_memory_bytes = 0;  // each; 0: the machine's memory divided by the devices
+  uint64_t workspace_bytes = 0;   // each device, at most; 0: what the largest matrix needs
+  double arena_share = 1.0;       // bytes of spare slots and places per parameter held
+  bool standalone = false;
+  absl::Duration job_lease = absl::Seconds(600);
+  absl::Duration join_timeout = absl::Seconds(300);
+  absl::Duration drain_timeout = absl::Seconds(30);
+  std::string log_level = "info";
+  std::string log_format = "text";
+  std::string
+      step_seconds_buckets;  // of the histogram, as numbers with commas; empty: the built-in ones
+  int lifeline_fd = -1;
+  int ready_fd = -1;
+  std::string fail_point;
+
+  bool stepper = false;  // this process is the keeper's child
+  uint32_t stepper_starts = 0;
+};
+
+enum class Action : uint8_t { kRun, kHelp, kVersion, kCheckConfig, kPrintConfig };
+struct Invocation {
+  Action action = Action::kRun;
+  Config config;
+  std::string text;                        // kHelp, kPrintConfig: what to print
+  std::vector<std::string> stepper_flags;  // what the stepper needs to have this very configuration
+};
+
+// `arguments` without argv[0]. INVALID_ARGUMENT: see option_table.h.
+absl::StatusOr<Invocation> ReadConfig(const std::vector<std::string>& arguments,
+                                      const std::map<std::string, std::string>& environment);
+std::map<std::string, std::string> ProcessEnvironment();
+
+// INVALID_ARGUMENT unless "host:port" with a loopback host: there is no TLS yet, so nothing listens beyond this machine.
+absl::Status CheckLoopback(const std::string& host_and_port);
+absl::StatusOr<std::vector<double>> ParseBuckets(const std::string& text);
+
+}  // namespace muond
