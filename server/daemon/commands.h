@@ -67,6 +67,7 @@ struct Attached {
   std::vector<PlannedBucket> buckets;
   int32_t items = 0;
   uint64_t epoch = 0;
+  int32_t page_blocks_max = 0;  // PageShape::blocks_max
 };
 
 enum class StateName : uint8_t {
