@@ -1,0 +1,246 @@
+"""An optimizer's parameters at a daemon: what is there, where in the slabs, and a step's way there and back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import _library as lib
+from ._session import Manifest, Outcome, Session, Slab
+from .replicas import World
+
+# Tensors are announced together until a bucket has this much: enough to be worth a message, small enough to start early.
+BUCKET_BYTES = 4 << 20
+# One call into the library never takes longer, so that Ctrl-C is heard.
+WAIT_SECONDS = 0.25
+
+
+@dataclass
+class Entry:
+    """One parameter at the daemon. ``tensor`` is its index in the manifest, and its block's."""
+
+    parameter: torch.Tensor
+    name: str
+    group: int
+    tensor: int
+    bucket: int = 0
+    shape: tuple[int, ...] = ()
+    view: torch.Tensor | None = None  # its place in the parameter slab, in its shape
+    adopted: bool = False  # the parameter lives in `view`; else it is copied there and back
+
+    @property
+    def place(self) -> torch.Tensor:
+        """REQUIRES: the entry is attached."""
+        assert self.view is not None
+        return self.view
+
+
+def collect(
+    param_groups: list[dict[str, Any]], name_of: Callable[[torch.Tensor, int, int], str]
+) -> list[Entry]:
+    """Parameters that can have gradients, each once, in the order of the groups.
+
+    ValueError for what cannot be served, with name, type and place.
+    """
+    entries: list[Entry] = []
+    seen: set[int] = set()
+    for g, group in enumerate(param_groups):
+        for i, p in enumerate(group["params"]):
+            if id(p) in seen or p.numel() == 0 or not (p.requires_grad or p.grad is not None):
+                continue
+            seen.add(id(p))
+            name = name_of(p, g, i)
+            check_servable(p, name)
+            entries.append(Entry(p, name, g, len(entries), shape=tuple(p.shape)))
+    _check_apart(entries)
+    bucket, filled = 0, 0
+    for entry in entries:
+        if filled >= BUCKET_BYTES:
+            bucket, filled = bucket + 1, 0
+        entry.bucket = bucket
+        filled += entry.parameter.numel() * entry.parameter.element_size()
+    return entries
+
+
+def check_servable(p: torch.Tensor, name: str) -> None:
+    """ValueError or RuntimeError for a parameter that the daemon cannot step."""
+    if torch.is_complex(p):
+        raise RuntimeError(f"Muon does not support complex parameters: {name} is {p.dtype}")
+    if p.layout is not torch.strided:
+        raise RuntimeError(f"Muon does not support sparse parameters: {name} is {p.layout}")
+    if type(p).__name__ == "DTensor" or hasattr(p, "device_mesh"):
+        raise ValueError(
+            f"{name} is a DTensor (FSDP2 or tensor parallelism); this version serves plain tensors "
+            "and DistributedDataParallel"
+        )
+    if hasattr(p, "_st_info") or type(p).__name__ == "FlatParameter":
+        raise ValueError(f"{name} is a flat or hidden shard ({type(p).__name__}): not served")
+    if p.dtype is not torch.float32:
+        raise ValueError(
+            f"{name} is {p.dtype}; this version serves torch.float32 parameters (keep fp32 "
+            "parameters and use autocast for a 16-bit forward)"
+        )
+    if p.device.type != "cpu":
+        raise ValueError(
+            f"{name} is on {p.device}; this version serves parameters in host memory (cpu)"
+        )
+
+
+def _check_apart(entries: list[Entry]) -> None:
+    """Two Parameters on one memory would be untied silently: refused, both named."""
+    ends: list[tuple[int, int, str]] = []
+    for entry in entries:
+        p = entry.parameter
+        reach = sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True)) + 1
+        ends.append((p.data_ptr(), p.data_ptr() + reach * p.element_size(), entry.name))
+    ends.sort()
+    for (_, end, first), (begin, _, second) in itertools.pairwise(ends):
+        if begin < end:
+            raise ValueError(
+                f"{first} and {second} are two parameters on {end - begin} bytes of one memory: "
+                "tie weights by using one Parameter in both places"
+            )
+
+
+def manifest_of(
+    entries: list[Entry], param_groups: list[dict[str, Any]], world: World, job: str
+) -> Manifest:
+    """What the daemon is told of ``entries``."""
+    manifest = Manifest(job, world.size, world.rank, entries[-1].bucket + 1)
+    for g, group in enumerate(param_groups):
+        if group["use_muon"]:
+            table = group["ns_coefficients"]
+            rows = table if isinstance(table, str) else [tuple(map(float, table))]
+            if not isinstance(rows, str):
+                rows = rows * int(group["ns_steps"])
+            scale = lib.SCALES[group["adjust_lr_fn"] or "original"]
+            manifest.add_muon_group(f"group{g}", rows, int(group["ns_steps"]), scale)
+        else:
+            manifest.add_adamw_group(f"group{g}")
+    for entry in entries:
+        shape = entry.shape or (1,)
+        manifest.add_tensor(entry.name, shape, entry.group, entry.bucket)
+        manifest.add_whole_block(entry.tensor, world.kind, world.rank, world.size, world.divisor)
+    return manifest
+
+
+def _slab_tensor(slab: Slab, offset: int, shape: Iterable[int], size: int) -> torch.Tensor:
+    buffer = slab.buffer(offset, size)
+    return torch.frombuffer(buffer, dtype=torch.float32).view(tuple(shape))
+
+
+class Attachment:
+    """Entries of one session. Parameters are adopted here: their memory is the parameter slab."""
+
+    def __init__(self, session: Session, entries: list[Entry]) -> None:
+        self.session = session
+        self.entries = entries
+        self.by_parameter = {id(entry.parameter): entry for entry in entries}
+        self._last_of_bucket = {entry.bucket: entry for entry in entries}
+        self._sizes = [session.place(entry.tensor).size for entry in entries]
+        slab = session.slab(lib.SLAB_PARAMETER)
+        for entry in entries:
+            place = session.place(entry.tensor)
+            entry.view = _slab_tensor(slab, place.parameter_offset, entry.shape, place.size)
+            self.adopt(entry)
+
+    @torch.no_grad()
+    def adopt(self, entry: Entry) -> None:
+        """Moves the parameter's values into its place, and, where strides allow it, the parameter."""
+        p = entry.parameter
+        entry.place.copy_(p)
+        entry.adopted = p.is_contiguous()
+        if entry.adopted:
+            p.data = entry.place
+
+    def check(self) -> None:
+        """Everything a step needs, before any of it is handed over."""
+        for entry in self.entries:
+            p, g = entry.parameter, entry.parameter.grad
+            if tuple(p.shape) != entry.shape:
+                raise ValueError(
+                    f"{entry.name} had shape {entry.shape} when the optimizer attached and has "
+                    f"{tuple(p.shape)} now: make a new optimizer for the new parameter"
+                )
+            if not entry.adopted or p.data_ptr() != entry.place.data_ptr():
+                check_servable(p, entry.name)
+            if g is None:
+                continue
+            if g.is_sparse or g.layout is not torch.strided:
+                raise RuntimeError(f"Muon does not support sparse gradients: {entry.name}.grad")
+            if g.dtype is not torch.float32 or tuple(g.shape) != entry.shape or g.is_cuda:
+                raise ValueError(
+                    f"{entry.name}.grad is {g.dtype} of shape {tuple(g.shape)} on {g.device}; its "
+                    f"parameter is torch.float32 of shape {entry.shape} on {p.device}"
+                )
+
+    def refresh(self) -> None:
+        """The parameters are the truth: what moved or is not adopted is copied to its place again."""
+        for entry in self.entries:
+            if not entry.adopted or entry.parameter.data_ptr() != entry.place.data_ptr():
+                self.adopt(entry)
+
+    def put(self) -> None:
+        """Hands the gradients over, bucket by bucket."""
+        session = self.session
+        for entry, size in zip(self.entries, self._sizes, strict=True):
+            gradient = entry.parameter.grad
+            if gradient is not None:
+                dense = gradient.contiguous()
+                session.put(entry.tensor, dense.data_ptr(), size)
+            if self._last_of_bucket[entry.bucket] is entry:
+                session.announce(entry.bucket)
+
+    def wait(self, deadline: Callable[[], bool]) -> Outcome | None:
+        """The committed step's outcome; None once ``deadline`` says so."""
+        while True:
+            outcome = self.session.wait(WAIT_SECONDS)
+            if outcome is not None or deadline():
+                return outcome
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """After an applied step: new values for parameters that live elsewhere; autograd is told of all."""
+        for entry in self.entries:
+            if entry.parameter.grad is None:
+                continue
+            if entry.adopted:
+                torch.autograd.graph.increment_version(entry.parameter)
+            else:
+                entry.parameter.copy_(entry.place)
+
+    def fetch(self, p: torch.Tensor, field: int) -> torch.Tensor | None:
+        """A copy of a state field, or None for a parameter that is not here."""
+        entry = self.by_parameter.get(id(p))
+        if entry is None:
+            return None
+        if field == lib.STATE_STEP:
+            value = torch.empty(1, dtype=torch.float64)
+        else:
+            value = torch.empty(entry.shape, dtype=torch.float32)
+        size = value.numel() * value.element_size()
+        self.session.fetch_state(entry.tensor, field, value.data_ptr(), size)
+        return value
+
+    def push(self, p: torch.Tensor, field: int, value: torch.Tensor) -> bool:
+        """Sets a state field; False for a parameter that is not here."""
+        entry = self.by_parameter.get(id(p))
+        if entry is None:
+            return False
+        kind = torch.float64 if field == lib.STATE_STEP else torch.float32
+        dense = value.to(device="cpu", dtype=kind).contiguous()
+        size = dense.numel() * dense.element_size()
+        self.session.push_state(entry.tensor, field, dense.data_ptr(), size)
+        return True
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Gives the parameters memory of their own again."""
+        for entry in self.entries:
+            if entry.adopted and entry.parameter.data_ptr() == entry.place.data_ptr():
+                entry.parameter.data = entry.place.clone()
+            entry.view = None
