@@ -12,10 +12,6 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
-namespace prometheus {
-class Registry;
-}
-
 namespace muond {
 
 // The river's phases: trace spans, histogram labels, bars of /status. kStep is READY of the first
@@ -49,38 +45,40 @@ class Metrics {
   static absl::StatusOr<std::unique_ptr<Metrics>> Create(const MetricsOptions& options);
   ~Metrics();
 
-  void StepSeconds(Phase phase, double seconds);             // muond_step_seconds{phase}
-  void Step(StepResult result);                              // muond_steps_total{result}
-  void Replay();                                             // muond_replays_total
-  void BytesStaged(uint64_t bytes);                          // muond_staged_bytes_total
-  void Epoch(uint64_t epoch);                                // muond_epoch, the newest
-  void Jobs(int count);                                      // muond_jobs
-  void Sessions(SessionState state, int count);              // muond_sessions{state}
-  void RankHeartbeat(absl::Time newest_of_the_oldest_rank);  // muond_rank_heartbeat_age_seconds (at
-                                                             // scrape; the worst rank)
+  // muond_step_seconds{phase}. A value that is negative or no number is dropped, and counted.
+  void StepSeconds(Phase phase, double seconds);
+  void Step(StepResult result);                  // muond_steps_total{result}
+  void Replay();                                 // muond_replays_total
+  void BytesStaged(uint64_t bytes);              // muond_staged_bytes_total
+  void Epoch(uint64_t epoch);                    // muond_epoch, the newest
+  void Jobs(int count);                          // muond_jobs
+  void Sessions(SessionState state, int count);  // muond_sessions{state}
+  // muond_rank_heartbeat_age_seconds at the scrape, of the rank that has been silent for longest; no rank: 0.
+  void RankHeartbeat(absl::Time of_the_most_silent_rank);
+  void NoHeartbeats();
   void CoordinatorHeartbeat(
-      absl::Time last);  // muond_coordinator_heartbeat_age_seconds (at scrape)
-  void NoHeartbeats();   // no rank is attached: the age series reads 0
-  void PlacementImbalance(double heaviest_over_mean);  // muond_placement_imbalance
+      absl::Time last);  // muond_coordinator_heartbeat_age_seconds at the scrape
+  void PlacementImbalance(double heaviest_over_mean);  // muond_placement_imbalance_ratio
+  // {device}: bytes of state and workspace here, of slabs that ranks map, and bytes that did not come back when a job ended.
   void DeviceOwned(int device, uint64_t bytes,
-                   uint64_t limit);  // muond_device_owned_bytes, muond_device_limit_bytes {device}
-  void DeviceMapped(int device, uint64_t bytes);  // muond_device_mapped_bytes{device}
-  void LeakedAfterClose(
-      int device, uint64_t bytes);  // muond_device_leaked_bytes{device}: not back at the baseline
-  void QueueDepth(int device, int items);  // muond_queue_depth{device}
-  void FramesDropped(uint64_t total);      // muond_frames_dropped_total{carrier="ipc"}
-  void FrameReceived();
-  void FrameRefused();                           // muond_frames_total{carrier,result}
-  void StepperStarts(uint32_t starts);           // muond_stepper_starts
-  void Draining(bool draining);                  // muond_draining
-  void TelemetryDropped(uint64_t observations);  // muond_telemetry_dropped_total
+                   uint64_t limit);  // muond_device_owned_bytes, muond_device_limit_bytes
+  void DeviceMapped(int device, uint64_t bytes);      // muond_device_mapped_bytes
+  void LeakedAfterClose(int device, uint64_t bytes);  // muond_device_leaked_bytes
+  void QueueDepth(int device, int items);             // muond_queue_depth{device}
+  void FramesDropped(uint64_t total);                 // muond_frames_dropped_total{carrier}
+  void FrameReceived();                               // muond_frames_total{carrier,result="taken"}
+  void FrameRefused();                                // … result="refused"
+  void StepperStarts(uint32_t starts);                // muond_stepper_starts
+  void Draining(bool draining);                       // muond_draining
+  void TelemetryDropped(uint64_t observations);       // muond_telemetry_dropped_total
 
   struct PhaseSeconds {
     double median = 0, last = 0;
     uint64_t count = 0;
   };
   PhaseSeconds phase_seconds(Phase phase) const;  // of the last 256 observations
-  prometheus::Registry& registry();
+  // The exposition format's text, as Prometheus scrapes it.
+  std::string Exposition();
 
  private:
   struct Series;
