@@ -33,13 +33,15 @@ struct StepLoopOptions {
   std::string daemon;          // this daemon's id with the coordinator: whose devices of a plan are ours
   // How long state and parameters of a job without ranks stay.
   absl::Duration job_lease = absl::Minutes(10);
+  // A fail point is configured (server/observe/fail_point.h): passages on device streams are enqueued too.
+  bool fail_points = false;
   // Called on the loop's thread each time the last job has gone (never before there was one): a standalone daemon ends then.
   absl::AnyInvocable<void()> on_last_job_gone;
 };
 
 class StepLoop : public DaemonCommands {
  public:
-  // Takes over what the vault kept from a predecessor and finishes the steps that had a verdict, before it returns.
+  // Takes over what the vault kept from a predecessor; steps that had a verdict go on where they were.
   static absl::StatusOr<std::unique_ptr<StepLoop>> Create(StepLoopOptions options);
 
   // Until Stop. UNAVAILABLE when the keeper is gone. Commands that are left are answered UNAVAILABLE.

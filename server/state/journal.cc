@@ -36,6 +36,13 @@ absl::Status Journal::Check(uint64_t job) const {
 
 void Journal::CopyFrom(const Journal& older) {
   header() = older.header();
+  CopyVerdicts(older);
+  for (uint32_t item = 0; item < items_; ++item) {
+    word_cell(item).store(older.word_cell(item).load(std::memory_order_acquire), std::memory_order_release);
+  }
+}
+
+void Journal::CopyVerdicts(const Journal& older) {
   for (uint64_t which = 0; which < 2; ++which) {
     const VerdictRecord& from = older.record(which);
     VerdictRecord& to = record(which);
@@ -43,9 +50,6 @@ void Journal::CopyFrom(const Journal& older) {
     to.reason = from.reason;
     to.detail = from.detail;
     to.commit.store(from.commit.load(std::memory_order_acquire), std::memory_order_release);
-  }
-  for (uint32_t item = 0; item < items_; ++item) {
-    word_cell(item).store(older.word_cell(item).load(std::memory_order_acquire), std::memory_order_release);
   }
 }
 

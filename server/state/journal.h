@@ -48,6 +48,7 @@ class Journal {
   // DATA_LOSS when the page is not the journal of that job with that many items.
   absl::Status Check(uint64_t job) const;
   void CopyFrom(const Journal& older);
+  void CopyVerdicts(const Journal& older);
 
   Cell& word_cell(uint32_t item) const;
   ItemWord word(uint32_t item) const { return ItemWord::Unpack(word_cell(item).load(std::memory_order_acquire)); }

@@ -1,0 +1,223 @@
+// Job: one training run in this daemon, and the machine of its steps:
+//
+//   gathering --all sheets, all measured--> verdict --GO--> running --all ready cells--> gathering of the next step
+//                                             '---VOID--------------------------------^
+//
+// The truth lies in the kept slabs (journal, page, slots); everything here can be built again from them, which is what Resume
+// does after a predecessor died.
+// Threads: the StepLoop, except AfterFlip and AfterReady, which run on device streams and touch atomics and cells only.
+// Memory: a steady step allocates nothing here.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "server/daemon/catalog.h"
+#include "server/daemon/job_layout.h"
+#include "server/daemon/job_slabs.h"
+#include "server/daemon/job_works.h"
+#include "server/daemon/mailbox.h"
+#include "server/execute/executor.h"
+#include "server/gather/gatherer.h"
+#include "server/gather/verdict.h"
+#include "server/observe/metrics.h"
+#include "server/schedule/scheduler.h"
+#include "server/session/gate.h"
+#include "server/state/journal.h"
+#include "server/state/slot_book.h"
+
+namespace muond {
+
+// One device of the daemon: what all jobs share of it.
+struct DeviceRoom {
+  std::unique_ptr<Lane> lane;
+  std::unique_ptr<Executor> executor;
+  Scatterer scatterer;
+};
+
+// What a job needs of the loop. Borrowed for the job's life.
+struct JobContext {
+  Backend& backend;
+  std::vector<DeviceRoom>& devices;
+  Scheduler& scheduler;
+  Mailbox& mailbox;
+  SlabVault& vault;
+  Metrics* metrics = nullptr;
+  bool fail_points = false;  // one is armed: passages are enqueued on device streams too
+};
+
+enum class JobPhase : uint8_t {
+  kJoined = 1,     // no slabs yet
+  kGathering = 2,  // of step()
+  kRunning = 3,    // a GO is being carried out
+  kOrphaned = 4,   // no ranks; state and parameters stay until the lease ends
+};
+
+class Job {
+ public:
+  Job(CatalogRecord record, std::unique_ptr<JobLayout> layout, const JobContext& context);
+  ~Job();  // REQUIRES: not kRunning. Waits for what its streams still read.
+
+  // Lifecycle (job.cc).
+  absl::Status Keep();      // the catalogue
+  absl::Status Allocate();  // once; RESOURCE_EXHAUSTED leaves the job as it was
+  // The state of an earlier incarnation goes on here: slabs, journal, numbering of steps. `older` is kOrphaned and empty afterwards.
+  absl::Status Adopt(Job& older);
+  void Orphan();  // the ranks are gone or expelled; REQUIRES: not kRunning
+  // A predecessor had orphaned it.
+  absl::Status ResumeOrphan();
+  void DropAll();
+
+  // Recovery (job_resume.cc). Takes the slabs that a predecessor kept; then Resume finishes what has a verdict.
+  absl::Status Import(KeptSlab slab) { return slabs_.Import(std::move(slab)); }
+  absl::Status Resume();
+
+  // Steps (job_step.cc).
+  void Announced(uint32_t rank, uint32_t bucket);  // READY came: the cell tells the rest
+  void SheetFilled(uint32_t rank);                 // STEP (or HELLO) came: every cell of the rank is read
+  void Measured(int device);                       // the oldest measure of this job on the device is done
+  void GroupDone(size_t run);                      // a group has finished on its device
+  void StepDone();                                 // and with it the step
+  void RankLost(uint32_t rank, const std::string& why);
+  void RankLeft(uint32_t rank);
+  // Starts a group that the scheduler chose.
+  void RunGroup(int device, const ScheduledGroup& group);
+  uint32_t Room(uint32_t item) const { return book_->Room(item); }
+
+  GateView Gate(uint32_t rank) const;
+  Frame FrameTo(uint32_t rank, FrameType type) const;
+  // The recorded outcome of a step that is over.
+  Frame OutcomeTo(uint32_t rank, uint64_t step) const;
+  // Frames to send, in order; the caller sends and clears them.
+  std::vector<std::pair<uint32_t, Frame>>& outbox() { return outbox_; }
+  // Devices on which this job has put work since the last call: the caller pumps them.
+  bool TakeEnqueued() { return std::exchange(enqueued_, false); }
+  // A rank was lost and the step that was running is over: the caller orphans the job.
+  bool orphan_wanted() const { return orphan_wanted_ && phase_ != JobPhase::kRunning; }
+
+  uint64_t id() const { return record_.job; }
+  uint32_t incarnation() const { return record_.incarnation; }
+  uint64_t epoch() const { return layout_->plan->epoch; }
+  const std::string& name() const { return layout_->manifest->job; }
+  const JobLayout& layout() const { return *layout_; }
+  const CatalogRecord& record() const { return record_; }
+  JobSlabs& slabs() { return slabs_; }
+  const JobSlabs& slabs() const { return slabs_; }
+  JobWorks& works() { return *works_; }
+  JobPhase phase() const { return phase_; }
+  bool has_slabs() const { return works_ != nullptr; }
+  uint64_t verdict_step() const { return verdict_step_; }
+  uint64_t finished_step() const { return phase_ == JobPhase::kRunning ? verdict_step_ - 1 : verdict_step_; }
+  const ItemWord& word(uint32_t item) const { return book_->word(item); }
+  uint32_t ranks() const { return static_cast<uint32_t>(layout_->ranks.size()); }
+  CatalogRank rank_state(uint32_t rank) const;
+  void SetRankState(uint32_t rank, CatalogRank state);
+  const Verdict& last_void() const { return last_void_; }
+  absl::Span<const Metrics::PhaseSeconds> phase_seconds() const { return phase_seconds_; }
+
+ private:
+  struct MeasureRequest {
+    uint64_t step = 0;
+    uint32_t generation = 0;
+    bool norm = false;
+    bool narrowed = false;  // without the replicas that have no gradient
+    bool operator==(const MeasureRequest&) const = default;
+  };
+  struct MeasureEntry {
+    uint32_t item = 0;
+    MeasureRequest request;
+  };
+  // What one device has been asked to measure, oldest first: batches are completed in order.
+  struct MeasureQueue {
+    std::vector<uint32_t> pending;
+    std::deque<std::vector<MeasureEntry>> batches;
+    std::vector<std::vector<MeasureEntry>> spare;
+    std::vector<MeasureTask> tasks;
+  };
+  // A group on a device.
+  struct GroupRun {
+    Job* job = nullptr;
+    size_t index = 0;
+    int device = 0;
+    uint64_t step = 0;
+    double cost_seconds = 0;
+    std::vector<uint32_t> items;
+    std::vector<ItemWork*> works;
+    std::vector<CopyOut*> copies;
+  };
+
+  void InheritJournal(const Job& older, bool same_places);
+  void CopyStates(const Job& older);
+  absl::Status CopyParameters(Job& older);
+  void BeginAfterVerdict();   // the page of a new incarnation: everything up to the newest verdict is over
+  absl::Status BuildRooms();  // page, works, gatherer, book: from layout and slabs
+  void BeginStep(uint64_t step);
+  void ReadCell(uint32_t rank, uint32_t bucket);
+  void RequestMeasure(uint32_t item);
+  void FlushMeasures();
+  void TryVerdict();
+  bool SheetsIn() const;
+  bool AttemptsIn() const;
+  bool CheckSheets();   // once a step; false when that already gave a verdict
+  bool Enough(uint32_t item, const MeasureRequest& have) const;
+  bool AllMeasured() const;
+  bool Present(uint32_t item) const;
+  VerdictInput Input() const;
+  void Conclude(const Verdict& verdict);
+  void TellVoid(const Verdict& verdict);
+  // Carries out the GO of step verdict_step_. `resumed`: only items whose word is older.
+  void StartGo(double clip_factor, bool resumed);
+  void CopyOutOnLane(DeviceRoom& room, GroupRun& run);
+  GroupRun& AcquireRun();
+  void AfterFlip(const GroupRun& run);
+  void AfterReady(const GroupRun& run);
+  void CopyOutLagging();
+  void SetTaken(uint32_t bucket, uint64_t step);
+  void SetStepOver(uint64_t step, StepOutcome outcome);
+  void SyncLanes();
+  void Time(Phase phase, absl::Time since);
+
+  CatalogRecord record_;
+  std::unique_ptr<JobLayout> layout_;
+  JobContext context_;
+  JobSlabs slabs_;
+  JobPhase phase_ = JobPhase::kJoined;
+  bool orphan_wanted_ = false;
+  bool enqueued_ = false;
+
+  // With slabs only.
+  std::unique_ptr<JobPage> page_;
+  std::unique_ptr<Journal> journal_;
+  std::unique_ptr<SlotBook> book_;
+  std::unique_ptr<JobWorks> works_;
+  std::unique_ptr<Gatherer> gatherer_;
+  std::vector<DeviceRoom>& devices_;
+
+  // The step being gathered, or, while running, the one with the newest verdict.
+  uint64_t verdict_step_ = 0;
+  bool sheets_checked_ = false;
+  bool expect_norm_ = false;
+  std::vector<uint8_t> presence_;
+  std::vector<MeasureRequest> requested_, measured_;  // by item
+  std::vector<MeasureQueue> measure_queues_;          // by device
+  std::vector<uint32_t> whole_;
+  std::vector<std::vector<ScheduledItem>> runnable_;  // by device
+  std::deque<GroupRun> runs_;
+  std::vector<size_t> free_runs_;
+  std::unique_ptr<std::atomic<uint32_t>[]> bucket_left_;
+  std::atomic<uint64_t> items_left_{0};
+
+  Verdict last_void_;
+  std::vector<std::pair<uint32_t, Frame>> outbox_;
+  absl::Time step_began_, verdict_at_, sheets_at_;
+  std::vector<Metrics::PhaseSeconds> phase_seconds_;
+};
+
+}  // namespace muond
