@@ -1,0 +1,80 @@
+"""The example configurations are ones that the daemon, Prometheus and systemd take.
+
+Usage: config_test.py MUOND_BINARY
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MUOND = sys.argv.pop(1) if __name__ == "__main__" and len(sys.argv) > 1 else "muond"
+
+
+def call(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+class ConfigTest(unittest.TestCase):
+    def test_the_daemon_takes_every_example(self) -> None:
+        examples = sorted((ROOT / "deploy" / "config").glob("*.yaml"))
+        self.assertGreaterEqual(len(examples), 2)
+        for example in examples:
+            with self.subTest(example.name):
+                done = call(MUOND, "--config", str(example), "--check-config")
+                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_the_daemon_refuses_a_key_that_it_does_not_know(self) -> None:
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write("backnd: cpu\n")
+            file.flush()
+            done = call(MUOND, "--config", file.name, "--check-config")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("backnd", done.stdout + done.stderr)
+        self.assertIn("backend", done.stdout + done.stderr)
+
+    def test_the_unit_calls_the_daemon_with_options_that_it_has(self) -> None:
+        unit = configparser.ConfigParser(strict=False, interpolation=None)
+        unit.optionxform = str  # type: ignore[assignment]
+        unit.read(ROOT / "deploy" / "systemd" / "muond.service")
+        self.assertEqual(set(unit.sections()), {"Unit", "Service", "Install"})
+        flags = re.findall(r"--[a-z-]+", unit["Service"]["ExecStart"])
+        self.assertTrue(flags)
+        text = call(MUOND, "--help").stdout
+        for flag in flags:
+            self.assertIn(flag, text)
+
+    def test_the_unit_waits_longer_than_the_daemon_drains(self) -> None:
+        unit = (ROOT / "deploy" / "systemd" / "muond.service").read_text(encoding="utf-8")
+        config = (ROOT / "deploy" / "config" / "muond.yaml").read_text(encoding="utf-8")
+        stop = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+        drain = re.search(r"^drain_timeout_s: (\d+)", config, re.MULTILINE)
+        assert stop and drain
+        self.assertGreater(int(stop[1]), int(drain[1]))
+
+
+class PrometheusTest(unittest.TestCase):
+    def test_promtool_takes_the_scrape_configuration(self) -> None:
+        done = call("promtool", "check", "config", str(ROOT / "deploy" / "prometheus" / "prometheus.yml"))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_the_scraped_port_is_the_one_of_the_example(self) -> None:
+        scrape = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+        config = (ROOT / "deploy" / "config" / "muond.yaml").read_text(encoding="utf-8")
+        address = re.search(r"^metrics_listen: (\S+)", config, re.MULTILINE)
+        assert address
+        self.assertIn(f'"{address[1]}"', scrape)
+
+
+if __name__ == "__main__":
+    if shutil.which("promtool") is None:
+        print("SKIPPED: promtool is not installed (Debian package prometheus)")
+        sys.exit(77)
+    unittest.main()
