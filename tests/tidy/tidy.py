@@ -48,6 +48,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.MULTILINE)
 CUDA = re.compile(r"^(cuda|cublas|cusolver|curand|nvrtc|nvtx|nvToolsExt|cooperative_groups|cute/|cutlass/)")
 UCX = re.compile(r"^uc[pst]/")
 GRPC = re.compile(r"^(grpc|grpcpp|google/protobuf)/|\.pb\.h$")
+DOOR = re.compile(r"^proto/stubs/|(_service|convert(_\w+)?|/main)\.cc$")
 TORCH = re.compile(r"^(torch|ATen|c10)/")
 LEFTOVER = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 ABSOLUTE = re.compile(r"(?<![\w.$}/-])/(work|home|root|Users)/\w")
@@ -124,11 +125,8 @@ def foreign_headers(tree: Tree) -> Iterator[str]:
             yield f"{path}: includes {name}; NCCL stays in proto/carrier/nccl"
         if TORCH.match(name):
             yield f"{path}: includes {name}; torch stays in Python"
-        service = path.name.endswith("_service.cc") or path.name in ("convert.cc", "main.cc")
-        if GRPC.search(name) and not service and not place.startswith("proto/stubs/"):
-            yield f"{path}: includes {name}; gRPC stays in proto/stubs, *_service.cc, convert.cc, main.cc"
-        if GRPC.search(name) and path.suffix == ".h":
-            yield f"{path}: includes {name}; headers are free of gRPC and protobuf"
+        if GRPC.search(name) and not DOOR.search(place):
+            yield f"{path}: includes {name}; gRPC stays in proto/stubs, *_service.cc, *convert*.cc, main.cc"
 
 
 def sizes(tree: Tree) -> Iterator[str]:
