@@ -102,6 +102,7 @@ absl::StatusOr<std::unique_ptr<RuntimeDirectory>> RuntimeDirectory::Create(const
   for (const char* name : kSocketNames) {
     if (auto status = RemoveStale(path + "/" + name, &stale); !status.ok()) return status;
   }
+  ::unlink((path + "/" + kDaemonIdName).c_str());  // of a daemon that is gone
   // From here on the destructor cleans up.
   std::unique_ptr<RuntimeDirectory> directory(
       new RuntimeDirectory(path, created || stale || remove_at_end, *std::move(lock)));
@@ -116,6 +117,7 @@ absl::StatusOr<std::unique_ptr<RuntimeDirectory>> RuntimeDirectory::Create(const
 
 RuntimeDirectory::~RuntimeDirectory() {
   for (const char* name : kSocketNames) ::unlink(PathOf(name).c_str());
+  ::unlink(PathOf(kDaemonIdName).c_str());
   if (remove_at_end_) ::rmdir(path_.c_str());
 }
 

@@ -18,6 +18,8 @@ inline constexpr const char* kKeeperSocketName =
     "keeper.sock";  // ranks fetch descriptors (seqpacket)
 inline constexpr const char* kFrameSocketName = "frames.sock";  // the step path (seqpacket)
 inline constexpr const char* kGrpcSocketName = "grpc.sock";     // the stepper's own door
+inline constexpr const char* kDaemonIdName =
+    "daemon.id";  // a file: the id that the coordinator minted, for the next stepper
 
 class RuntimeDirectory {
  public:

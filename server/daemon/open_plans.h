@@ -1,0 +1,16 @@
+// The one place that chooses a coordinator: the embedded one, or the one that the configuration names.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "server/daemon/config.h"
+#include "server/daemon/plans.h"
+
+namespace muond {
+
+// `backend` and `metrics` outlive the result.
+absl::StatusOr<std::unique_ptr<Plans>> OpenPlans(const Config& config, const Backend& backend,
+                                                 Metrics* metrics);
+
+}  // namespace muond
