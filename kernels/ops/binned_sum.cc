@@ -33,6 +33,25 @@ void BinnedSum::AddSquare(double value) {
   }
 }
 
+void BinnedSum::AddUnits(const int64_t* units, const int* exponents, int count) {
+  Normalize();
+  std::array<int64_t, kWindows> digits{};
+  for (int i = 0; i < count; ++i) {
+    const int position = exponents[i] - kLowestExponent;
+    const __int128 placed = static_cast<__int128>(units[i]) * (__int128{1} << (position % 32));  // < 2^93
+    const int window = position / 32;
+    digits[window] += static_cast<int64_t>(static_cast<uint64_t>(placed) & kLow32);
+    digits[window + 1] += static_cast<int64_t>(static_cast<uint64_t>(placed >> 32) & kLow32);
+    digits[window + 2] += static_cast<int64_t>(placed >> 64);  // the sign is here
+  }
+  int64_t carry = 0;
+  for (int i = 0; i < kWindows; ++i) {
+    const int64_t total = static_cast<int64_t>(windows[i]) + digits[i] + carry;
+    windows[i] = static_cast<uint64_t>(total) & kLow32;
+    carry = total >> 32;  // rounds down: a negative total borrows
+  }
+}
+
 void BinnedSum::Add(const BinnedSum& other) {
   BinnedSum addend = other;
   addend.Normalize();

@@ -28,6 +28,11 @@ BlockReader::BlockReader(absl::Span<const Block> blocks, int64_t rows, int64_t c
   for (auto& [index, replica] : by_index) {
     std::stable_sort(replica.blocks.begin(), replica.blocks.end(),
                      [](const Block& a, const Block& b) { return a.row < b.row; });
+    int64_t held = 0;
+    for (const Block& block : replica.blocks) {
+      held += std::min(block.rows, rows - block.row) * std::min(block.cols, cols - block.col);
+    }
+    replica.complete = held == rows * cols;
     replicas_.push_back(std::move(replica));
   }
   if (replicas_.size() < 2) return;
@@ -64,7 +69,7 @@ const float* BlockReader::InPlace(int64_t begin, int64_t count) const {
 }
 
 void BlockReader::Gather(const Replica& replica, int64_t begin, int64_t count, float* out) const {
-  std::fill_n(out, count, -0.0f);
+  if (!replica.complete) std::fill_n(out, count, -0.0f);
   const int64_t end = begin + count;
   const int64_t last_row = (end - 1) / cols_;
   for (const Block& block : replica.blocks) {

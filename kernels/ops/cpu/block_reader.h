@@ -1,18 +1,17 @@
 // BlockReader: a tensor that lies in blocks, read as one flat row-major run of fp32.
 // Element-wise passes walk the whole matrix in runs of kRun elements, in whole-matrix coordinates, so that nothing they
 // compute (a norm, say) can depend on how the tensor is cut into blocks.
-// Threads: immutable after construction; `Read` may run anywhere. Blocks' memory must outlive it.
+// Threads: one at a time. The blocks' memory must outlive it. REQUIRES: the blocks of one replica do not overlap.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "absl/types/span.h"
+#include "kernels/ops/cpu/run.h"
 #include "kernels/ops/ops.h"
 
 namespace muond::cpu {
-
-inline constexpr int64_t kRun = 2048;  // 8 KiB of fp32: a pass's four or five runs stay in L1
 
 class BlockReader {
  public:
@@ -28,6 +27,7 @@ class BlockReader {
   struct Replica {
     int64_t index = 0;
     std::vector<Block> blocks;
+    bool complete = false;  // its blocks, which do not overlap, hold every element
   };
   const float* InPlace(int64_t begin, int64_t count) const;
   void Gather(const Replica& replica, int64_t begin, int64_t count, float* out) const;

@@ -1,7 +1,6 @@
 #include "kernels/ops/cpu/measure.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/ops/cpu/block_reader.h"
 #include "kernels/ops/cpu/passes.h"
@@ -10,9 +9,9 @@ namespace muond::cpu {
 namespace {
 
 void AddSquares(const float* values, int64_t count, BinnedSum& sum) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (std::isfinite(values[i])) sum.AddSquare(values[i]);
-  }
+  SquareTerms terms;
+  ExactSquares(values, count, terms);
+  sum.AddUnits(terms.units, terms.exponents, terms.count);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/ops/convert.h"
+#include "kernels/ops/cpu/run.h"
 
 // Sanitizers start after the resolvers of cloned functions run, so they get the portable path alone.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -81,6 +82,7 @@ MUOND_CLONES void DirectionRun(const DirectionFactors& factors, const float* gra
   const float m_weight = near_m ? to_g : to_g - 1;
   const float u_weight = near_g ? from_g : from_g - 1;
   const bool nesterov = factors.nesterov;
+#pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
     const float g = scale * gradient[i];
     const float old = momentum_in[i];
@@ -111,8 +113,93 @@ MUOND_CLONES double SumOfSquares(const float* values, int64_t count) {
   return lanes[0];
 }
 
+namespace {
+
+// Vectors are spelled out here: the compiler does not keep arrays of lanes in registers by itself.
+typedef double Lanes __attribute__((vector_size(32)));
+constexpr int kLanes = 8;       // two vectors in flight
+constexpr int kLevels = 3;      // of 32 bits each, in one pass
+constexpr int kLevelBits = 32;  // kRun / kLanes * 2^32 < 2^53: the lanes' sums are exact
+
+struct Levels {
+  double anchor[kLevels];    // 1.5 2^(52 + e): adding and subtracting it rounds to a multiple of 2^e
+  double sum[kLevels];       // of the multiples, exact
+  bool rest;                 // something is left
+};
+
+// Cuts every value into multiples of 2^e for the levels' e, largest first, and leaves in `values` what remains. Exact.
+MUOND_CLONES void CutLevels(double* values, int64_t count, Levels& levels) {
+  Lanes sum[kLevels][2] = {};
+  Lanes rest[2] = {};
+  const double anchors[kLevels] = {levels.anchor[0], levels.anchor[1], levels.anchor[2]};
+  for (int64_t i = 0; i < count; i += kLanes) {
+    for (int half = 0; half < 2; ++half) {
+      Lanes value;
+      std::memcpy(&value, values + i + 4 * half, sizeof(value));
+      for (int level = 0; level < kLevels; ++level) {
+        const Lanes part = (value + anchors[level]) - anchors[level];
+        sum[level][half] += part;
+        value -= part;
+      }
+      rest[half] += value * value;  // of values >= 2^-298 in size: zero only when all are
+      std::memcpy(values + i + 4 * half, &value, sizeof(value));
+    }
+  }
+  for (int level = 0; level < kLevels; ++level) {
+    const Lanes both = sum[level][0] + sum[level][1];
+    levels.sum[level] = (both[0] + both[1]) + (both[2] + both[3]);
+  }
+  const Lanes both = rest[0] + rest[1];
+  levels.rest = both[0] + both[1] + both[2] + both[3] != 0;
+}
+
+// Squares of the finite values, zeros for the others and up to a multiple of the lanes; the largest finite magnitude's bits.
+MUOND_CLONES uint32_t Squares(const float* values, int64_t count, double* out) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t magnitude = std::bit_cast<uint32_t>(values[i]) & 0x7fffffffu;
+    const uint32_t finite = magnitude < 0x7f800000u ? magnitude : 0;
+    largest = finite > largest ? finite : largest;
+    const double value = std::bit_cast<float>(finite);
+    out[i] = value * value;
+  }
+  return largest;
+}
+
+}  // namespace
+
+void ExactSquares(const float* values, int64_t count, SquareTerms& terms) {
+  constexpr int kLowestBit = -298;  // squares of fp32 are multiples of 2^-298
+  terms.count = 0;
+  alignas(64) double rest[kRun];
+  const uint32_t largest = Squares(values, count, rest);
+  if (largest == 0) return;
+  const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
+  for (int64_t i = count; i < padded; ++i) rest[i] = 0;
+  // Every square is below 2^top.
+  int top = 2 * (std::ilogb(std::bit_cast<float>(largest)) + 1);
+  bool left = true;
+  while (left && top > kLowestBit) {
+    Levels levels{};
+    int exponents[kLevels];
+    for (int level = 0; level < kLevels; ++level) {
+      top -= kLevelBits;
+      exponents[level] = top < kLowestBit ? kLowestBit : top;
+      levels.anchor[level] = std::ldexp(1.5, 52 + exponents[level]);
+    }
+    CutLevels(rest, padded, levels);
+    left = levels.rest;
+    for (int level = 0; level < kLevels; ++level) {
+      if (levels.sum[level] == 0) continue;
+      terms.units[terms.count] = static_cast<int64_t>(std::ldexp(levels.sum[level], -exponents[level]));
+      terms.exponents[terms.count++] = exponents[level];
+    }
+  }
+}
+
 MUOND_CLONES void ApplyRun(float decay, float rate, const float* parameter, const float* update, int64_t count,
                            float* out) {
+#pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
     const float decayed = decay * parameter[i];
     out[i] = decayed - rate * update[i];
@@ -125,6 +212,7 @@ MUOND_CLONES void AdamWRun(const AdamWFactors& factors, const float* gradient, c
   const AdamWFactors f = factors;
   const bool near_m = f.to_gradient < 0.5f;
   const float m_weight = near_m ? f.to_gradient : f.to_gradient - 1;
+#pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
     const float g = f.gradient_scale * gradient[i];
     const float old = exp_avg_in[i];

@@ -31,6 +31,15 @@ void DirectionRun(const DirectionFactors& factors, const float* gradient, const 
 // The sum of squares of one run in double: element i goes to lane i % 16, lanes are added as a binary tree.
 double SumOfSquares(const float* values, int64_t count);
 
+// The exact sum of squares of the finite values of a run, as terms for BinnedSum::AddUnits: at most kSquareTerms.
+inline constexpr int kSquareTerms = 24;
+struct SquareTerms {
+  int64_t units[kSquareTerms];
+  int exponents[kSquareTerms];
+  int count = 0;
+};
+void ExactSquares(const float* values, int64_t count, SquareTerms& terms);
+
 // out = decay * parameter - rate * update. `out` may equal `parameter`.
 void ApplyRun(float decay, float rate, const float* parameter, const float* update, int64_t count, float* out);
 
