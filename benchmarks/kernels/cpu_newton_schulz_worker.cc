@@ -49,15 +49,17 @@ class Worker {
   void Enqueue(const CoefficientTable& table, const std::string& algorithm) {
     const Matrix x{direction_.data(), rows_, cols_, cols_};
     const Block block{gradient_.data(), 0, 0, rows_, cols_, cols_};
-    const DirectionTask direction{rows_, cols_, {block}, momentum_.data(), momentum_.data(), x, &norm_, &scalars_};
+    const DirectionTask direction{rows_, cols_,  {block},  momentum_.data(), momentum_.data(),
+                                  x,     &norm_, &scalars_};
     const NewtonSchulzTask task{x, &norm_, &table};
     workspace_.resize(WorkspaceBytes(task));
     ops_->Direction(*stream_, {&direction, 1});
     if (algorithm == "chosen") {
       NewtonSchulz(*ops_, *stream_, {&task, 1}, workspace_.data());
     } else {
-      NewtonSchulzWith(algorithm == "gram" ? NewtonSchulzAlgorithm::kGram : NewtonSchulzAlgorithm::kStandard, *ops_,
-                       *stream_, {&task, 1}, workspace_.data());
+      NewtonSchulzWith(
+          algorithm == "gram" ? NewtonSchulzAlgorithm::kGram : NewtonSchulzAlgorithm::kStandard,
+          *ops_, *stream_, {&task, 1}, workspace_.data());
     }
   }
   void Finish() {
@@ -87,7 +89,8 @@ int Main(int devices) {
   while (std::cin >> rows >> cols >> name >> algorithm) {
     const CoefficientTable table = FindCoefficientTable(name, 0).value();
     std::vector<std::unique_ptr<Worker>> workers;
-    for (const auto& device : backend->devices()) workers.push_back(std::make_unique<Worker>(*device, rows, cols));
+    for (const auto& device : backend->devices())
+      workers.push_back(std::make_unique<Worker>(*device, rows, cols));
     double wall = 0, cpu = 0;
     for (int round = 0; round < 2; ++round) {  // the first one touches the memory
       const auto start = std::chrono::steady_clock::now();

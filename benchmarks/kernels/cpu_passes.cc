@@ -52,7 +52,8 @@ int Main(int64_t elements) {
   const double n = static_cast<double>(count);
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  std::vector<float> g(count), m(count), v(count), p(count), m_out(count), v_out(count), p_out(count), x(count);
+  std::vector<float> g(count), m(count), v(count), p(count), m_out(count), v_out(count),
+      p_out(count), x(count);
   std::vector<uint16_t> half(count), half_out(count);
   for (size_t i = 0; i < count; ++i) {
     g[i] = normal(random);
@@ -65,7 +66,9 @@ int Main(int64_t elements) {
   MuonScalars muon{.lr = 0.02, .weight_decay = 0.1, .momentum = 0.95};
   AdamWScalars adamw{.lr = 1e-3, .weight_decay = 0.1};
   Measurement measurement;
-  const auto block = [&](std::vector<float>& data) { return Block{data.data(), 0, 0, rows, cols, cols}; };
+  const auto block = [&](std::vector<float>& data) {
+    return Block{data.data(), 0, 0, rows, cols, cols};
+  };
   const Block half_block{half.data(), 0, 0, rows, cols, cols, DType::kBFloat16};
   const Matrix direction{x.data(), rows, cols, cols}, out{p_out.data(), rows, cols, cols};
   const Matrix out16{half_out.data(), rows, cols, cols, DType::kBFloat16};
@@ -79,13 +82,15 @@ int Main(int64_t elements) {
   passes.Report("measure, finite and norm", 4 * n, [&] { measure(block(g), true); });
   passes.Report("measure, finite and norm, bf16", 2 * n, [&] { measure(half_block, true); });
   const auto take = [&](std::vector<Block> gradient) {
-    DirectionTask task{rows, cols, std::move(gradient), m.data(), m_out.data(), direction, &norm, &muon};
+    DirectionTask task{rows,  cols, std::move(gradient), m.data(), m_out.data(), direction,
+                       &norm, &muon};
     passes.ops->Direction(*passes.stream, {&task, 1});
   };
   passes.Report("direction", 16 * n, [&] { take({block(g)}); });
   passes.Report("direction, bf16 gradient", 14 * n, [&] { take({half_block}); });
   passes.Report("direction, two halves of columns", 16 * n, [&] {
-    take({{g.data(), 0, 0, rows, cols / 2, cols}, {g.data() + cols / 2, 0, cols / 2, rows, cols / 2, cols}});
+    take({{g.data(), 0, 0, rows, cols / 2, cols},
+          {g.data() + cols / 2, 0, cols / 2, rows, cols / 2, cols}});
   });
   passes.Report("direction, sum of 4 replicas", 28 * n, [&] {
     std::vector<Block> blocks(4, block(g));
@@ -101,12 +106,14 @@ int Main(int64_t elements) {
     passes.ops->Apply(*passes.stream, {&task, 1});
   });
   passes.Report("adamw", 28 * n, [&] {
-    AdamWTask task{rows,     cols,     true,         {block(g)},   {block(p)}, out,       m.data(),
-                   v.data(), m_out.data(), v_out.data(), &step_in, &step_out, &adamw};
+    AdamWTask task{rows,     cols,         true,         {block(g)}, {block(p)}, out,   m.data(),
+                   v.data(), m_out.data(), v_out.data(), &step_in,   &step_out,  &adamw};
     passes.ops->AdamW(*passes.stream, {&task, 1});
   });
   passes.Report("scatter to two halves of rows", 8 * n, [&] {
-    ScatterTask task{out, {{p.data(), 0, 0, rows / 2, cols, cols}, {p.data(), rows / 2, 0, rows / 2, cols, cols}}};
+    ScatterTask task{
+        out,
+        {{p.data(), 0, 0, rows / 2, cols, cols}, {p.data(), rows / 2, 0, rows / 2, cols, cols}}};
     passes.ops->Scatter(*passes.stream, {&task, 1});
   });
   return 0;

@@ -38,7 +38,8 @@ void BinnedSum::AddUnits(const int64_t* units, const int* exponents, int count) 
   std::array<int64_t, kWindows> digits{};
   for (int i = 0; i < count; ++i) {
     const int position = exponents[i] - kLowestExponent;
-    const __int128 placed = static_cast<__int128>(units[i]) * (__int128{1} << (position % 32));  // < 2^93
+    const __int128 placed =
+        static_cast<__int128>(units[i]) * (__int128{1} << (position % 32));  // < 2^93
     const int window = position / 32;
     digits[window] += static_cast<int64_t>(static_cast<uint64_t>(placed) & kLow32);
     digits[window + 1] += static_cast<int64_t>(static_cast<uint64_t>(placed >> 32) & kLow32);

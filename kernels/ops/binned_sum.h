@@ -17,15 +17,16 @@ struct BinnedSum {
   static constexpr int kWindows = 20;
   static constexpr int kLowestExponent = -320;
 
-  std::array<uint64_t, kWindows> windows{};  // windows[i] counts units of 2^(kLowestExponent + 32 i)
+  std::array<uint64_t, kWindows>
+      windows{};  // windows[i] counts units of 2^(kLowestExponent + 32 i)
 
-  void AddSquare(double value);         // value: an fp32-representable finite number
+  void AddSquare(double value);  // value: an fp32-representable finite number
   // The sum's own value grows by units[i] 2^exponents[i], which are >= 2^-298; single terms may be negative, all of
   // them together not. |units[i]| < 2^62.
   void AddUnits(const int64_t* units, const int* exponents, int count);
-  void Add(const BinnedSum& other);     // merges; carries are moved up
-  void Normalize();                     // carries up, so that equal sums have equal windows
-  double Value() const;                 // the nearest fp64; a function of the normalized windows
+  void Add(const BinnedSum& other);  // merges; carries are moved up
+  void Normalize();                  // carries up, so that equal sums have equal windows
+  double Value() const;              // the nearest fp64; a function of the normalized windows
 };
 
 }  // namespace muond

@@ -29,20 +29,22 @@ struct Matrix {
 
 // A rectangle of a rows x cols matrix that lives somewhere of its own (a rank's shard).
 struct Block {
-  void* data = nullptr;  // its element (0, 0)
-  int64_t row = 0, col = 0;    // where that element is in the matrix
+  void* data = nullptr;      // its element (0, 0)
+  int64_t row = 0, col = 0;  // where that element is in the matrix
   int64_t rows = 0, cols = 0;
   int64_t ld = 0;
   DType dtype = DType::kFloat32;
-  int32_t replica = 0;   // gradients: blocks of different replicas are summed in fp32 along a balanced binary tree over this
-                         // index (node [i 2^k, (i+1) 2^k) = left + right, an absent child left out). Elsewhere ignored
+  int32_t replica =
+      0;  // gradients: blocks of different replicas are summed in fp32 along a balanced binary tree over this
+      // index (node [i 2^k, (i+1) 2^k) = left + right, an absent child left out). Elsewhere ignored
 };
 
 // Scalars of one matrix's step, read when the work runs.
 struct MuonScalars {
   double lr = 0, weight_decay = 0, momentum = 0, eps = 1e-7;
-  double update_scale = 1;    // the rectangle's factor of NUMERICS: sqrt(max(1, m/n)) and the like
-  double gradient_scale = 1;  // clip factor, 1/W of unreduced replicas, 1/loss scale: multiplied together
+  double update_scale = 1;  // the rectangle's factor of NUMERICS: sqrt(max(1, m/n)) and the like
+  double gradient_scale =
+      1;  // clip factor, 1/W of unreduced replicas, 1/loss scale: multiplied together
   bool nesterov = true;
 };
 struct AdamWScalars {
@@ -52,14 +54,15 @@ struct AdamWScalars {
 
 // What a pass over gradients finds out. Host-visible memory (kept, or pinned), written by the device.
 struct Measurement {
-  BinnedSum sum_of_squares;   // order-independent: equal bits for every layout of the same elements
-  uint64_t non_finite = 0;    // how many NaN or Inf elements
+  BinnedSum sum_of_squares;  // order-independent: equal bits for every layout of the same elements
+  uint64_t non_finite = 0;   // how many NaN or Inf elements
 };
 
 struct MeasureTask {
-  std::vector<Block> blocks;  // one replica, or all replicas of unreduced gradients (measured after summing)
+  std::vector<Block>
+      blocks;  // one replica, or all replicas of unreduced gradients (measured after summing)
   int64_t rows = 0, cols = 0;
-  bool want_norm = false;     // without it only non_finite is found
+  bool want_norm = false;  // without it only non_finite is found
   Measurement* result = nullptr;
 };
 
@@ -69,11 +72,11 @@ struct MeasureTask {
 struct DirectionTask {
   int64_t rows = 0, cols = 0;
   std::vector<Block> gradient;
-  const float* momentum_in = nullptr;   // [rows, cols] dense
-  float* momentum_out = nullptr;        // may equal momentum_in
+  const float* momentum_in = nullptr;  // [rows, cols] dense
+  float* momentum_out = nullptr;       // may equal momentum_in
   Matrix direction;
-  double* direction_norm = nullptr;     // device-reachable; see above
-  const MuonScalars* scalars = nullptr; // read when it runs
+  double* direction_norm = nullptr;      // device-reachable; see above
+  const MuonScalars* scalars = nullptr;  // read when it runs
 };
 
 // D = alpha op(A) op(B) + beta C + diagonal I, fp32 (or wider) accumulation. `symmetric` promises that the exact
@@ -98,23 +101,23 @@ struct Product {
 struct ApplyTask {
   int64_t rows = 0, cols = 0;
   std::vector<Block> parameter_in;
-  Matrix parameter_out;                 // the staged place
+  Matrix parameter_out;  // the staged place
   Matrix update;
-  const MuonScalars* scalars = nullptr; // read when it runs
+  const MuonScalars* scalars = nullptr;  // read when it runs
 };
 
 // One run of rows of one AdamW tensor. State is dense [rows, cols]; `step` is this tensor's own count.
 struct AdamWTask {
   int64_t rows = 0, cols = 0;
-  bool present = true;                  // false: no gradient this step; state and parameter are copied
+  bool present = true;  // false: no gradient this step; state and parameter are copied
   std::vector<Block> gradient;
   std::vector<Block> parameter_in;
   Matrix parameter_out;
   const float *exp_avg_in = nullptr, *exp_avg_sq_in = nullptr;
   float *exp_avg_out = nullptr, *exp_avg_sq_out = nullptr;
-  const double* step_in = nullptr;      // steps done so far
-  double* step_out = nullptr;           // written: *step_in + (present ? 1 : 0)
-  const AdamWScalars* scalars = nullptr;// read when it runs
+  const double* step_in = nullptr;        // steps done so far
+  double* step_out = nullptr;             // written: *step_in + (present ? 1 : 0)
+  const AdamWScalars* scalars = nullptr;  // read when it runs
 };
 
 // Copies the overlap of `source` (dense rows x cols) to every block, converting the dtype.
@@ -143,7 +146,8 @@ class Ops {
   virtual void Multiply(Stream& stream, absl::Span<const Product> products) = 0;
   // Dependent products: phase_ends[i] is the index behind the last product of phase i, phases are ordered, the products of
   // one phase are independent. The same results as one Multiply a phase; a GPU runs all of them in one launch.
-  virtual void MultiplyPhases(Stream& stream, absl::Span<const Product> products, absl::Span<const size_t> phase_ends) {
+  virtual void MultiplyPhases(Stream& stream, absl::Span<const Product> products,
+                              absl::Span<const size_t> phase_ends) {
     size_t begin = 0;
     for (const size_t end : phase_ends) {
       Multiply(stream, products.subspan(begin, end - begin));

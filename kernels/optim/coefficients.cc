@@ -95,7 +95,8 @@ const std::vector<std::pair<std::string, Rows>>& Tables() {
 absl::StatusOr<CoefficientTable> Cut(std::string name, const Rows& rows, int steps) {
   if (steps > kStepsMax) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("%d Newton-Schulz steps of table '%s' asked for, at most %d are allowed", steps, name, kStepsMax));
+        absl::StrFormat("%d Newton-Schulz steps of table '%s' asked for, at most %d are allowed",
+                        steps, name, kStepsMax));
   }
   CoefficientTable table{std::move(name), rows};
   if (steps > 0) table.steps.resize(static_cast<size_t>(steps), rows.back());
@@ -108,21 +109,25 @@ absl::StatusOr<CoefficientTable> FindCoefficientTable(std::string_view name, int
   for (const auto& [known, rows] : Tables()) {
     if (known == name) return Cut(known, rows, steps);
   }
-  return absl::NotFoundError(absl::StrCat(
-      "no coefficient table is named '", std::string(name), "': there are ",
-      absl::StrJoin(Tables(), ", ", [](std::string* out, const auto& table) { absl::StrAppend(out, table.first); })));
+  return absl::NotFoundError(
+      absl::StrCat("no coefficient table is named '", std::string(name), "': there are ",
+                   absl::StrJoin(Tables(), ", ", [](std::string* out, const auto& table) {
+                     absl::StrAppend(out, table.first);
+                   })));
 }
 
-absl::StatusOr<CoefficientTable> CustomCoefficientTable(absl::Span<const Coefficients> rows, int steps) {
+absl::StatusOr<CoefficientTable> CustomCoefficientTable(absl::Span<const Coefficients> rows,
+                                                        int steps) {
   if (rows.empty()) return absl::InvalidArgumentError("a custom coefficient table has no rows");
   for (size_t i = 0; i < rows.size(); ++i) {
     if (std::isfinite(rows[i].a) && std::isfinite(rows[i].b) && std::isfinite(rows[i].c)) continue;
-    return absl::InvalidArgumentError(absl::StrFormat("row %d of a custom coefficient table is (%g, %g, %g)", i, rows[i].a,
-                                                      rows[i].b, rows[i].c));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("row %d of a custom coefficient table is (%g, %g, %g)", i, rows[i].a,
+                        rows[i].b, rows[i].c));
   }
   if (rows.size() > kStepsMax) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("a custom coefficient table has %d rows, at most %d are allowed", rows.size(), kStepsMax));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "a custom coefficient table has %d rows, at most %d are allowed", rows.size(), kStepsMax));
   }
   return Cut("custom", Rows(rows.begin(), rows.end()), steps);
 }

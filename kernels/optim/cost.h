@@ -21,8 +21,8 @@ struct StepCost {
 };
 
 // One Muon matrix of rows x cols: the products of the algorithm chosen for it; gradient, momentum, direction, parameter.
-StepCost MuonCost(int64_t rows, int64_t cols, const CoefficientTable& table, DType iterate, DType gradient,
-                  DType parameter);
+StepCost MuonCost(int64_t rows, int64_t cols, const CoefficientTable& table, DType iterate,
+                  DType gradient, DType parameter);
 
 // `elements` of AdamW: gradient, both moments in and out, parameter in and out.
 StepCost AdamWCost(int64_t elements, DType gradient, DType parameter);
@@ -31,8 +31,9 @@ StepCost AdamWCost(int64_t elements, DType gradient, DType parameter);
 class CostModel {
  public:
   struct Point {
-    int64_t side = 0;            // min(rows, cols)
-    double flop_per_second = 0;  // of Newton-Schulz on such matrices, grouped as the daemon runs them
+    int64_t side = 0;  // min(rows, cols)
+    double flop_per_second =
+        0;  // of Newton-Schulz on such matrices, grouped as the daemon runs them
   };
 
   // Round figures for a device that nobody has measured: right enough to compare matrices of one model.
@@ -49,7 +50,8 @@ class CostModel {
 
   // Linear in log(side) between points, constant outside them.
   double FlopPerSecond(int64_t side) const;
-  double Seconds(const StepCost& cost, int64_t side) const;  // products, then passes: they do not overlap
+  double Seconds(const StepCost& cost,
+                 int64_t side) const;  // products, then passes: they do not overlap
   const std::string& device() const { return device_; }
   double bytes_per_second() const { return bytes_per_second_; }
   const std::vector<Point>& points() const { return points_; }

@@ -18,7 +18,8 @@ Matrix DirectionOf(const MuonItem& item, DType dtype, void* place) {
 }
 
 uint64_t DirectionBytes(const MuonItem& item, DType dtype) {
-  return Aligned(static_cast<uint64_t>(item.rows) * static_cast<uint64_t>(DirectionLd(item.cols)) * SizeOf(dtype));
+  return Aligned(static_cast<uint64_t>(item.rows) * static_cast<uint64_t>(DirectionLd(item.cols)) *
+                 SizeOf(dtype));
 }
 
 // Direction, norm, and Newton-Schulz's own.
@@ -32,7 +33,8 @@ bool IsEmpty(const MuonItem& item) { return item.rows == 0 || item.cols == 0; }
 
 // Calls `round(first, count, bytes)` for the longest runs of items that fit `limit_bytes`; a larger item is a run alone.
 template <typename Round>
-void ForRounds(const Ops& ops, absl::Span<const MuonItem> items, uint64_t limit_bytes, Round round) {
+void ForRounds(const Ops& ops, absl::Span<const MuonItem> items, uint64_t limit_bytes,
+               Round round) {
   size_t first = 0;
   uint64_t bytes = 0;
   for (size_t i = 0; i < items.size(); ++i) {
@@ -58,8 +60,8 @@ void Round(Ops& ops, Stream& stream, absl::Span<const MuonItem> items, void* wor
     next += Aligned(sizeof(double));
     const Matrix direction = DirectionOf(item, dtype, next);
     next += DirectionBytes(item, dtype);
-    directions.push_back({item.rows, item.cols, item.gradient, item.momentum_in, item.momentum_out, direction, norm,
-                          item.scalars});
+    directions.push_back({item.rows, item.cols, item.gradient, item.momentum_in, item.momentum_out,
+                          direction, norm, item.scalars});
     tasks.push_back({direction, norm, item.table});
   }
   ops.Direction(stream, directions);
@@ -67,8 +69,8 @@ void Round(Ops& ops, Stream& stream, absl::Span<const MuonItem> items, void* wor
   std::vector<ApplyTask> applies;
   for (const MuonItem& item : items) {
     if (IsEmpty(item)) continue;
-    applies.push_back({item.rows, item.cols, item.parameter_in, item.parameter_out, updates[applies.size()],
-                       item.scalars});
+    applies.push_back({item.rows, item.cols, item.parameter_in, item.parameter_out,
+                       updates[applies.size()], item.scalars});
   }
   ops.Apply(stream, applies);
 }
@@ -93,7 +95,8 @@ double UpdateScaleFactor(UpdateScale scale, int64_t rows, int64_t cols) {
   __builtin_unreachable();
 }
 
-uint64_t MuonWorkspaceBytes(const Ops& ops, absl::Span<const MuonItem> items, uint64_t limit_bytes) {
+uint64_t MuonWorkspaceBytes(const Ops& ops, absl::Span<const MuonItem> items,
+                            uint64_t limit_bytes) {
   uint64_t needed = 0;
   ForRounds(ops, items, std::min(limit_bytes, ops.preferred_round_bytes()),
             [&](size_t, size_t, uint64_t bytes) { needed = std::max(needed, bytes); });
@@ -105,12 +108,15 @@ absl::Status MuonStep(Ops& ops, Stream& stream, absl::Span<const MuonItem> items
   for (const MuonItem& item : items) {
     const uint64_t needed = IsEmpty(item) ? 0 : ItemBytes(ops, item);
     if (needed > workspace_bytes) {
-      return absl::InvalidArgumentError(absl::StrFormat("a %d x %d matrix needs %d bytes of workspace, %d are given",
-                                                        item.rows, item.cols, needed, workspace_bytes));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("a %d x %d matrix needs %d bytes of workspace, %d are given", item.rows,
+                          item.cols, needed, workspace_bytes));
     }
   }
   ForRounds(ops, items, std::min(workspace_bytes, ops.preferred_round_bytes()),
-            [&](size_t first, size_t count, uint64_t) { Round(ops, stream, items.subspan(first, count), workspace); });
+            [&](size_t first, size_t count, uint64_t) {
+              Round(ops, stream, items.subspan(first, count), workspace);
+            });
   return absl::OkStatus();
 }
 

@@ -30,10 +30,10 @@ struct MuonItem {
   int64_t rows = 0, cols = 0;
   std::vector<Block> gradient;
   std::vector<Block> parameter_in;
-  Matrix parameter_out;                  // dense [rows, cols], the parameter's dtype
-  const float* momentum_in = nullptr;    // dense [rows, cols]
+  Matrix parameter_out;                // dense [rows, cols], the parameter's dtype
+  const float* momentum_in = nullptr;  // dense [rows, cols]
   float* momentum_out = nullptr;
-  const MuonScalars* scalars = nullptr;  // read when it runs
+  const MuonScalars* scalars = nullptr;     // read when it runs
   const CoefficientTable* table = nullptr;  // lives until the stream has passed
 };
 

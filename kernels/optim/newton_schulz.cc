@@ -15,7 +15,8 @@ constexpr int kStandardSquares = 2;  // A, Z
 int64_t Side(const Matrix& x) { return std::min(x.rows, x.cols); }
 int64_t PaddedLd(int64_t cols) { return (cols + 15) / 16 * 16; }
 uint64_t AlignedBytes(int64_t rows, int64_t cols, DType dtype) {
-  const uint64_t bytes = static_cast<uint64_t>(rows) * static_cast<uint64_t>(PaddedLd(cols)) * SizeOf(dtype);
+  const uint64_t bytes =
+      static_cast<uint64_t>(rows) * static_cast<uint64_t>(PaddedLd(cols)) * SizeOf(dtype);
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
@@ -39,7 +40,10 @@ class Carver {
 class Program {
  public:
   Program(const NewtonSchulzTask& task, NewtonSchulzAlgorithm algorithm, Carver& carver)
-      : task_(task), folded_(task.x.dtype == DType::kFloat32), wide_(task.x.rows <= task.x.cols), x_(task.x) {
+      : task_(task),
+        folded_(task.x.dtype == DType::kFloat32),
+        wide_(task.x.rows <= task.x.cols),
+        x_(task.x) {
     if (task.x.rows == 0 || task.x.cols == 0 || task.table->steps.empty()) return;
     other_ = carver.Take(x_.rows, x_.cols, x_.dtype);
     if (algorithm == NewtonSchulzAlgorithm::kGram) {
@@ -64,12 +68,14 @@ class Program {
   }
 
   void Gram(Carver& carver) {
-    Matrix r = Square(carver), z = Square(carver), s = Square(carver), q = Square(carver), spare = Square(carver);
+    Matrix r = Square(carver), z = Square(carver), s = Square(carver), q = Square(carver),
+           spare = Square(carver);
     const std::vector<Coefficients>& rows = task_.table->steps;
     bool has_q = false;
     Stage({OfX(r)});
     for (size_t k = 0; k < rows.size(); ++k) {
-      const bool restarts = k + 1 < rows.size() && GramRestartsBefore(static_cast<int>(k) + 1, task_.x.dtype);
+      const bool restarts =
+          k + 1 < rows.size() && GramRestartsBefore(static_cast<int>(k) + 1, task_.x.dtype);
       const bool segment_ends = restarts || k + 1 == rows.size();
       Product polynomial = Polynomial(rows[k], r, z);
       if (!has_q && !folded_) {
@@ -158,8 +164,8 @@ class Program {
 };
 
 template <typename Choose>
-std::vector<Matrix> Run(Choose choose, Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks,
-                        void* workspace) {
+std::vector<Matrix> Run(Choose choose, Ops& ops, Stream& stream,
+                        absl::Span<const NewtonSchulzTask> tasks, void* workspace) {
   Carver carver(workspace);
   std::vector<Matrix> results;
   std::vector<std::vector<Product>> merged;
@@ -194,21 +200,24 @@ bool GramRestartsBefore(int step, DType iterate) {
   return step >= 2 && (step - 2) % 3 == 0;
 }
 
-NewtonSchulzAlgorithm ChooseAlgorithm(int64_t rows, int64_t cols, const CoefficientTable& table, DType iterate) {
+NewtonSchulzAlgorithm ChooseAlgorithm(int64_t rows, int64_t cols, const CoefficientTable& table,
+                                      DType iterate) {
   const int64_t side = std::min(rows, cols);
   const int64_t length = std::max(rows, cols);
   if (4 * length < 5 * side) return NewtonSchulzAlgorithm::kStandard;  // l/s < 1.25
   const int steps = static_cast<int>(table.steps.size());
   const double gram = NewtonSchulzFlop(rows, cols, steps, NewtonSchulzAlgorithm::kGram, iterate);
-  const double standard = NewtonSchulzFlop(rows, cols, steps, NewtonSchulzAlgorithm::kStandard, iterate);
+  const double standard =
+      NewtonSchulzFlop(rows, cols, steps, NewtonSchulzAlgorithm::kStandard, iterate);
   return gram < standard ? NewtonSchulzAlgorithm::kGram : NewtonSchulzAlgorithm::kStandard;
 }
 
-double NewtonSchulzFlop(int64_t rows, int64_t cols, int steps, NewtonSchulzAlgorithm algorithm, DType iterate) {
+double NewtonSchulzFlop(int64_t rows, int64_t cols, int steps, NewtonSchulzAlgorithm algorithm,
+                        DType iterate) {
   const double side = static_cast<double>(std::min(rows, cols));
   const double length = static_cast<double>(std::max(rows, cols));
-  const double of_x = side * side * length;          // a triangle of X X^T
-  const double square = side * side * side;          // a triangle of s x s times s x s
+  const double of_x = side * side * length;  // a triangle of X X^T
+  const double square = side * side * side;  // a triangle of s x s times s x s
   const double times_x = 2 * side * side * length;
   if (algorithm == NewtonSchulzAlgorithm::kStandard) return steps * (of_x + square + times_x);
   double flop = 0;
@@ -216,9 +225,9 @@ double NewtonSchulzFlop(int64_t rows, int64_t cols, int steps, NewtonSchulzAlgor
   for (int k = 0; k < steps; ++k) {
     const bool segment_ends = k + 1 == steps || GramRestartsBefore(k + 1, iterate);
     if (segment_starts) flop += of_x;
-    flop += square;                          // Z
-    if (!segment_starts) flop += square;     // Q
-    if (!segment_ends) flop += 2 * square;   // S, R
+    flop += square;                         // Z
+    if (!segment_starts) flop += square;    // Q
+    if (!segment_ends) flop += 2 * square;  // S, R
     if (segment_ends) flop += times_x;
     segment_starts = segment_ends;
   }
@@ -230,18 +239,21 @@ uint64_t NewtonSchulzWorkspaceBytes(const Ops&, absl::Span<const NewtonSchulzTas
   for (const NewtonSchulzTask& task : tasks) {
     const bool gram = ChosenFor(task) == NewtonSchulzAlgorithm::kGram;
     bytes += AlignedBytes(task.x.rows, task.x.cols, task.x.dtype) +
-             (gram ? kGramSquares : kStandardSquares) * AlignedBytes(Side(task.x), Side(task.x), task.x.dtype);
+             (gram ? kGramSquares : kStandardSquares) *
+                 AlignedBytes(Side(task.x), Side(task.x), task.x.dtype);
   }
   return bytes;
 }
 
-std::vector<Matrix> NewtonSchulz(Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks, void* workspace) {
+std::vector<Matrix> NewtonSchulz(Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks,
+                                 void* workspace) {
   return Run(&ChosenFor, ops, stream, tasks, workspace);
 }
 
 std::vector<Matrix> NewtonSchulzWith(NewtonSchulzAlgorithm algorithm, Ops& ops, Stream& stream,
                                      absl::Span<const NewtonSchulzTask> tasks, void* workspace) {
-  return Run([algorithm](const NewtonSchulzTask&) { return algorithm; }, ops, stream, tasks, workspace);
+  return Run([algorithm](const NewtonSchulzTask&) { return algorithm; }, ops, stream, tasks,
+             workspace);
 }
 
 }  // namespace muond

@@ -31,27 +31,31 @@ struct CoefficientTable {
 absl::StatusOr<CoefficientTable> FindCoefficientTable(std::string_view name, int steps);
 
 // "custom": any rows, under the same rule for `steps`. INVALID_ARGUMENT: no rows, a value that is not finite.
-absl::StatusOr<CoefficientTable> CustomCoefficientTable(absl::Span<const Coefficients> rows, int steps);
+absl::StatusOr<CoefficientTable> CustomCoefficientTable(absl::Span<const Coefficients> rows,
+                                                        int steps);
 
 enum class NewtonSchulzAlgorithm : uint8_t { kStandard = 1, kGram = 2 };
-NewtonSchulzAlgorithm ChooseAlgorithm(int64_t rows, int64_t cols, const CoefficientTable& table, DType iterate);
+NewtonSchulzAlgorithm ChooseAlgorithm(int64_t rows, int64_t cols, const CoefficientTable& table,
+                                      DType iterate);
 
 // Whether the Gram form recomputes R from X before step `step` (counted from 0): its rounding grows with every step.
 bool GramRestartsBefore(int step, DType iterate);
 
 // FLOP of one matrix with symmetric products counted as triangles: the planner's cost and the benchmarks' floor.
-double NewtonSchulzFlop(int64_t rows, int64_t cols, int steps, NewtonSchulzAlgorithm algorithm, DType iterate);
+double NewtonSchulzFlop(int64_t rows, int64_t cols, int steps, NewtonSchulzAlgorithm algorithm,
+                        DType iterate);
 
 struct NewtonSchulzTask {
-  Matrix x;                       // in: the direction, in ops.iterate_dtype(); afterwards scratch
-  const double* norm = nullptr;   // DirectionTask::direction_norm: x is divided by it
+  Matrix x;                      // in: the direction, in ops.iterate_dtype(); afterwards scratch
+  const double* norm = nullptr;  // DirectionTask::direction_norm: x is divided by it
   const CoefficientTable* table = nullptr;  // read when the call is made
 };
 uint64_t NewtonSchulzWorkspaceBytes(const Ops& ops, absl::Span<const NewtonSchulzTask> tasks);
 
 // Enqueues all tasks, product by product, each product of all of them in one call. Returns where each result lies: its x, or a
 // place in `workspace`, whichever the last product wrote; valid until either is reused. Same rows, cols and dtype as x.
-std::vector<Matrix> NewtonSchulz(Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks, void* workspace);
+std::vector<Matrix> NewtonSchulz(Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks,
+                                 void* workspace);
 
 // The same with the algorithm given, for tests and benchmarks.
 std::vector<Matrix> NewtonSchulzWith(NewtonSchulzAlgorithm algorithm, Ops& ops, Stream& stream,

@@ -36,9 +36,10 @@ struct DeviceInfo {
 class Slab {
  public:
   virtual ~Slab() = default;
-  virtual void* data() const = 0;       // this process's mapping; valid while the Slab lives
+  virtual void* data() const = 0;  // this process's mapping; valid while the Slab lives
   virtual size_t size_bytes() const = 0;
-  virtual int descriptor() const = 0;   // borrowed; -1 for an imported CUDA slab (it cannot be exported again)
+  virtual int descriptor()
+      const = 0;  // borrowed; -1 for an imported CUDA slab (it cannot be exported again)
 };
 
 // Private memory of a device: workspaces.
@@ -56,7 +57,8 @@ class Stream {
   // Runs `work` on a host thread after everything enqueued before. It must not block.
   virtual void Host(absl::AnyInvocable<void()> work) = 0;
   virtual void WaitCell(const Cell* cell, uint64_t at_least) = 0;
-  virtual void WriteCell(Cell* cell, uint64_t value) = 0;  // release: earlier writes of the stream are visible first
+  virtual void WriteCell(
+      Cell* cell, uint64_t value) = 0;  // release: earlier writes of the stream are visible first
   virtual void Copy(void* destination, const void* source, size_t size_bytes) = 0;
   virtual void Zero(void* destination, size_t size_bytes) = 0;
   // Blocks the caller until all enqueued work is done; the first failure since Create, if any.
@@ -72,7 +74,8 @@ class Device {
   virtual absl::StatusOr<std::unique_ptr<Stream>> CreateStream() = 0;
   // RESOURCE_EXHAUSTED with both byte counts when it does not fit. Contents are zero.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t size_bytes) = 0;
-  virtual absl::StatusOr<std::unique_ptr<Slab>> CreateSlab(const std::string& label, size_t size_bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Slab>> CreateSlab(const std::string& label,
+                                                           size_t size_bytes) = 0;
   // Takes ownership of `descriptor`, also on failure. INVALID_ARGUMENT with both byte counts when the descriptor's
   // size is not size_bytes, or when its other holders could still change that size.
   virtual absl::StatusOr<std::unique_ptr<Slab>> ImportSlab(int descriptor, size_t size_bytes) = 0;
@@ -87,8 +90,8 @@ class Backend {
 };
 
 struct CpuBackendOptions {
-  int devices = 1;                  // that many independent CPU devices, each with its own streams
-  uint64_t memory_bytes_each = 0;   // 0: the machine's memory divided by `devices`
+  int devices = 1;                 // that many independent CPU devices, each with its own streams
+  uint64_t memory_bytes_each = 0;  // 0: the machine's memory divided by `devices`
 };
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuBackendOptions& options);
 

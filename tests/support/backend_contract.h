@@ -165,7 +165,8 @@ TEST_P(BackendContractTest, TooMuchMemoryIsRefusedWithBothCounts) {
        {device().Allocate(wanted).status(), device().CreateSlab("too-large", wanted).status()}) {
     EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
     EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(absl::StrCat(wanted)));
-    EXPECT_THAT(std::string(status.message()), ::testing::ContainsRegex("[0-9]+ (of [0-9]+ )?(bytes )?(left|free)"));
+    EXPECT_THAT(std::string(status.message()),
+                ::testing::ContainsRegex("[0-9]+ (of [0-9]+ )?(bytes )?(left|free)"));
   }
   EXPECT_EQ(device().free_bytes(), free);
 }
@@ -198,7 +199,8 @@ TEST_P(BackendContractTest, AnImportedSlabIsTheSameMemory) {
 
 TEST_P(BackendContractTest, AnImportOfAnotherSizeIsRefused) {
   auto slab = device().CreateSlab("sized", 1 << 21).value();
-  for (size_t said : {size_t{1} << 20, size_t{1} << 22, (size_t{1} << 21) + 1, size_t{1} << 62, size_t{0}}) {
+  for (size_t said :
+       {size_t{1} << 20, size_t{1} << 22, (size_t{1} << 21) + 1, size_t{1} << 62, size_t{0}}) {
     const uint64_t free = device().free_bytes();
     const absl::Status status = device().ImportSlab(dup(slab->descriptor()), said).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << said << ": " << status;

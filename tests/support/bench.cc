@@ -15,7 +15,8 @@ void Encode(double value, DType dtype, uint8_t* out) {
     std::memcpy(out, &rounded, sizeof(rounded));
     return;
   }
-  const uint16_t bits = dtype == DType::kBFloat16 ? FloatToBFloat16(rounded) : FloatToFloat16(rounded);
+  const uint16_t bits =
+      dtype == DType::kBFloat16 ? FloatToBFloat16(rounded) : FloatToFloat16(rounded);
   std::memcpy(out, &bits, sizeof(bits));
 }
 
@@ -51,7 +52,8 @@ void Tensor::Put(const Dense* values) {
   for (int64_t i = 0; i < matrix_.rows * matrix_.ld; ++i) {
     const int64_t row = i / matrix_.ld, col = i % matrix_.ld;
     const bool set = values != nullptr && col < matrix_.cols;
-    Encode(set ? (*values)(row, col) : std::nan(""), matrix_.dtype, bytes.data() + static_cast<size_t>(i) * size);
+    Encode(set ? (*values)(row, col) : std::nan(""), matrix_.dtype,
+           bytes.data() + static_cast<size_t>(i) * size);
   }
   memory_.Upload(*bench_->stream, bytes);
 }
@@ -121,7 +123,8 @@ Cut CutUp(const Bench& bench, const Dense& values, DType dtype, std::vector<int6
     for (size_t c = 0; c + 1 < col_cuts.size(); ++c) {
       const int64_t row = row_cuts[r], col = col_cuts[c];
       const Dense piece = Slice(values, row, col, row_cuts[r + 1] - row, col_cuts[c + 1] - col);
-      cut.pieces.push_back(std::make_unique<Tensor>(bench, piece, dtype, static_cast<int64_t>((r + 2 * c) % 3)));
+      cut.pieces.push_back(
+          std::make_unique<Tensor>(bench, piece, dtype, static_cast<int64_t>((r + 2 * c) % 3)));
       cut.blocks.push_back(cut.pieces.back()->AsBlock(row, col, replica));
     }
   }

@@ -32,13 +32,15 @@ Bench CpuBench();
 // A matrix in device memory with `padding` extra elements a row; unset elements and the padding are NaN.
 class Tensor {
  public:
-  Tensor(const Bench& bench, int64_t rows, int64_t cols, DType dtype = DType::kFloat32, int64_t padding = 0);
-  Tensor(const Bench& bench, const Dense& values, DType dtype = DType::kFloat32, int64_t padding = 0);
+  Tensor(const Bench& bench, int64_t rows, int64_t cols, DType dtype = DType::kFloat32,
+         int64_t padding = 0);
+  Tensor(const Bench& bench, const Dense& values, DType dtype = DType::kFloat32,
+         int64_t padding = 0);
   const Matrix& matrix() const { return matrix_; }
   float* floats() const { return static_cast<float*>(matrix_.data); }
   Block AsBlock(int64_t row = 0, int64_t col = 0, int replica = 0) const;
   Dense Read() const;
-  std::vector<uint8_t> Bytes() const;       // padding included
+  std::vector<uint8_t> Bytes() const;  // padding included
   bool PaddingIsUntouched() const;
 
  private:

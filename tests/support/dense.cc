@@ -34,7 +34,8 @@ double Frobenius(const Dense& a) {
 
 double FrobeniusDistance(const Dense& a, const Dense& b) {
   double sum = 0;
-  for (size_t i = 0; i < a.values.size(); ++i) sum += (a.values[i] - b.values[i]) * (a.values[i] - b.values[i]);
+  for (size_t i = 0; i < a.values.size(); ++i)
+    sum += (a.values[i] - b.values[i]) * (a.values[i] - b.values[i]);
   return std::sqrt(sum);
 }
 
@@ -58,7 +59,8 @@ Dense FromFloats(const float* data, int64_t rows, int64_t cols, int64_t ld) {
 }
 
 Dense FromMatrix(const Matrix& m) {
-  if (m.dtype == DType::kFloat32) return FromFloats(static_cast<const float*>(m.data), m.rows, m.cols, m.ld);
+  if (m.dtype == DType::kFloat32)
+    return FromFloats(static_cast<const float*>(m.data), m.rows, m.cols, m.ld);
   const auto* data = static_cast<const uint16_t*>(m.data);
   Dense result(m.rows, m.cols);
   for (int64_t row = 0; row < m.rows; ++row) {
@@ -78,7 +80,8 @@ Dense Polynomial(const Dense& x, const CoefficientTable& table, double eps) {
   for (const Coefficients& row : table.steps) {
     const Dense a = Times(y, Transposed(y));
     Dense z = Times(a, a);
-    for (size_t i = 0; i < z.values.size(); ++i) z.values[i] = row.b * a.values[i] + row.c * z.values[i];
+    for (size_t i = 0; i < z.values.size(); ++i)
+      z.values[i] = row.b * a.values[i] + row.c * z.values[i];
     const Dense zy = Times(z, y);
     for (size_t i = 0; i < y.values.size(); ++i) y.values[i] = row.a * y.values[i] + zy.values[i];
   }

@@ -15,9 +15,14 @@ struct Dense {
   std::vector<double> values;
 
   Dense() = default;
-  Dense(int64_t rows, int64_t cols) : rows(rows), cols(cols), values(static_cast<size_t>(rows * cols)) {}
-  double& operator()(int64_t row, int64_t col) { return values[static_cast<size_t>(row * cols + col)]; }
-  double operator()(int64_t row, int64_t col) const { return values[static_cast<size_t>(row * cols + col)]; }
+  Dense(int64_t rows, int64_t cols)
+      : rows(rows), cols(cols), values(static_cast<size_t>(rows * cols)) {}
+  double& operator()(int64_t row, int64_t col) {
+    return values[static_cast<size_t>(row * cols + col)];
+  }
+  double operator()(int64_t row, int64_t col) const {
+    return values[static_cast<size_t>(row * cols + col)];
+  }
 };
 
 Dense Transposed(const Dense& a);

@@ -16,8 +16,10 @@ namespace muond::testing {
 template <typename T>
 class DeviceArray {
  public:
-  DeviceArray(Device& device, size_t count) : count_(count), buffer_(device.Allocate(count * sizeof(T)).value()) {}
-  DeviceArray(Device& device, Stream& stream, const std::vector<T>& values) : DeviceArray(device, values.size()) {
+  DeviceArray(Device& device, size_t count)
+      : count_(count), buffer_(device.Allocate(count * sizeof(T)).value()) {}
+  DeviceArray(Device& device, Stream& stream, const std::vector<T>& values)
+      : DeviceArray(device, values.size()) {
     Upload(stream, values);
   }
   T* data() const { return static_cast<T*>(buffer_->data()); }
@@ -42,7 +44,9 @@ class DeviceArray {
 template <typename T>
 class SharedValue {
  public:
-  SharedValue() : slab_(CreateHostSlab("shared-value", sizeof(T)).value()) { new (slab_->data()) T{}; }
+  SharedValue() : slab_(CreateHostSlab("shared-value", sizeof(T)).value()) {
+    new (slab_->data()) T{};
+  }
   T* get() const { return static_cast<T*>(slab_->data()); }
   T& operator*() const { return *get(); }
   T* operator->() const { return get(); }

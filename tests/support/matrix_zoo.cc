@@ -59,7 +59,8 @@ Dense FromParts(const Dense& u, const std::vector<double>& sigma, const Dense& v
 }
 
 Dense ToBFloat16(Dense a) {
-  for (double& value : a.values) value = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(value)));
+  for (double& value : a.values)
+    value = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(value)));
   return a;
 }
 
@@ -67,8 +68,9 @@ Dense ToBFloat16(Dense a) {
 
 const std::vector<std::string>& ZooNames() {
   static const auto& names = *new std::vector<std::string>{
-      "gaussian",     "one_over_i", "exponential_to_1e-5", "tenth_large_and_floor", "rank_deficient",
-      "outlier_1e4",  "tail_1e-10", "near_rank_1",         "flat",                  "zero"};
+      "gaussian",       "one_over_i",  "exponential_to_1e-5", "tenth_large_and_floor",
+      "rank_deficient", "outlier_1e4", "tail_1e-10",          "near_rank_1",
+      "flat",           "zero"};
   return names;
 }
 
@@ -99,13 +101,15 @@ Dense SpectralOracle(const ZooMatrix& matrix, const CoefficientTable& table) {
   std::vector<double> values = matrix.spectrum;
   for (double& x : values) {
     x /= std::sqrt(norm);
-    for (const Coefficients& row : table.steps) x = row.a * x + row.b * x * x * x + row.c * std::pow(x, 5);
+    for (const Coefficients& row : table.steps)
+      x = row.a * x + row.b * x * x * x + row.c * std::pow(x, 5);
   }
   return FromParts(matrix.u, values, matrix.v);
 }
 
 Dense TorchBFloat16NewtonSchulz(const Dense& input, const CoefficientTable& table, double eps) {
-  if (input.rows > input.cols) return Transposed(TorchBFloat16NewtonSchulz(Transposed(input), table, eps));
+  if (input.rows > input.cols)
+    return Transposed(TorchBFloat16NewtonSchulz(Transposed(input), table, eps));
   Dense x = ToBFloat16(input);
   Dense norm(1, 1);
   norm(0, 0) = std::max(Frobenius(x), eps);
@@ -115,7 +119,8 @@ Dense TorchBFloat16NewtonSchulz(const Dense& input, const CoefficientTable& tabl
   for (const Coefficients& row : table.steps) {
     const Dense g = ToBFloat16(Times(x, Transposed(x)));
     Dense u = Times(g, g);
-    for (size_t i = 0; i < u.values.size(); ++i) u.values[i] = row.b * g.values[i] + row.c * u.values[i];
+    for (size_t i = 0; i < u.values.size(); ++i)
+      u.values[i] = row.b * g.values[i] + row.c * u.values[i];
     u = ToBFloat16(u);
     Dense next = Times(u, x);
     for (size_t i = 0; i < next.values.size(); ++i) next.values[i] += row.a * x.values[i];

@@ -14,8 +14,8 @@ namespace muond::testing {
 struct ZooMatrix {
   std::string name;
   Dense x;
-  Dense u, v;                   // [rows, s], [cols, s], orthonormal columns; empty for "gaussian", "zero"
-  std::vector<double> spectrum; // s values
+  Dense u, v;  // [rows, s], [cols, s], orthonormal columns; empty for "gaussian", "zero"
+  std::vector<double> spectrum;  // s values
 };
 
 const std::vector<std::string>& ZooNames();

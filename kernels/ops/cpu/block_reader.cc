@@ -13,11 +13,15 @@ const void* Offset(const void* data, int64_t elements, DType dtype) {
   return static_cast<const char*>(data) + elements * static_cast<int64_t>(SizeOf(dtype));
 }
 
-bool IsFlat(const Block& block, int64_t cols) { return block.cols == cols && (block.ld == cols || block.rows == 1); }
+bool IsFlat(const Block& block, int64_t cols) {
+  return block.cols == cols && (block.ld == cols || block.rows == 1);
+}
 
 }  // namespace
 
-BlockReader::BlockReader(absl::Span<const Block> blocks, int64_t rows, int64_t cols, Replicas replicas) : cols_(cols) {
+BlockReader::BlockReader(absl::Span<const Block> blocks, int64_t rows, int64_t cols,
+                         Replicas replicas)
+    : cols_(cols) {
   std::map<int64_t, Replica> by_index;
   for (const Block& block : blocks) {
     if (block.rows <= 0 || block.cols <= 0 || block.row >= rows || block.col >= cols) continue;
@@ -78,7 +82,9 @@ void BlockReader::Gather(const Replica& replica, int64_t begin, int64_t count, f
       const int64_t start = block.row * cols_;
       const int64_t from = std::max(begin, start);
       const int64_t to = std::min(end, start + block.rows * cols_);
-      if (from < to) ToFloat(Offset(block.data, from - start, block.dtype), block.dtype, to - from, out + (from - begin));
+      if (from < to)
+        ToFloat(Offset(block.data, from - start, block.dtype), block.dtype, to - from,
+                out + (from - begin));
       continue;
     }
     const int64_t row_end = std::min(last_row + 1, block.row + block.rows);
@@ -88,21 +94,23 @@ void BlockReader::Gather(const Replica& replica, int64_t begin, int64_t count, f
       const int64_t to = std::min(end, start + std::min(block.cols, cols_ - block.col));
       if (from >= to) continue;
       const int64_t offset = (row - block.row) * block.ld + (from - start);
-      ToFloat(Offset(block.data, offset, block.dtype), block.dtype, to - from, out + (from - begin));
+      ToFloat(Offset(block.data, offset, block.dtype), block.dtype, to - from,
+              out + (from - begin));
     }
   }
 }
 
 // Node [first, first + width) of the tree. An element that a replica does not cover is -0 there: x + -0 is x, bit for bit.
-void BlockReader::Sum(absl::Span<const Replica> replicas, int64_t first, int64_t width, int64_t begin, int64_t count,
-                      float* out, int depth) {
+void BlockReader::Sum(absl::Span<const Replica> replicas, int64_t first, int64_t width,
+                      int64_t begin, int64_t count, float* out, int depth) {
   if (replicas.size() == 1) {
     Gather(replicas.front(), begin, count, out);
     return;
   }
   const int64_t middle = first + width / 2;
-  const auto split = std::partition_point(replicas.begin(), replicas.end(),
-                                          [middle](const Replica& replica) { return replica.index < middle; });
+  const auto split =
+      std::partition_point(replicas.begin(), replicas.end(),
+                           [middle](const Replica& replica) { return replica.index < middle; });
   const auto left = replicas.first(static_cast<size_t>(split - replicas.begin()));
   const auto right = replicas.subspan(left.size());
   if (right.empty()) return Sum(left, first, width / 2, begin, count, out, depth + 1);

@@ -31,12 +31,12 @@ class BlockReader {
   };
   const float* InPlace(int64_t begin, int64_t count) const;
   void Gather(const Replica& replica, int64_t begin, int64_t count, float* out) const;
-  void Sum(absl::Span<const Replica> replicas, int64_t first, int64_t width, int64_t begin, int64_t count, float* out,
-           int depth);
+  void Sum(absl::Span<const Replica> replicas, int64_t first, int64_t width, int64_t begin,
+           int64_t count, float* out, int depth);
 
   const int64_t cols_;
-  std::vector<Replica> replicas_;  // by index
-  int64_t tree_width_ = 1;         // a power of two above the last index
+  std::vector<Replica> replicas_;            // by index
+  int64_t tree_width_ = 1;                   // a power of two above the last index
   std::vector<std::vector<float>> partial_;  // one run for each level of the tree
 };
 

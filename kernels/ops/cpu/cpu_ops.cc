@@ -34,7 +34,8 @@ void Rescale(const Matrix& matrix, double scale) {
   // A factor of 2^149 is none of fp32's: two halves are, and the product of a rounded value with a power of two is exact
   // as long as it stays normal, which it does on its way to a norm of 1.
   const int exponent = std::ilogb(scale);
-  const float halves[2] = {std::ldexp(1.0f, exponent / 2), std::ldexp(1.0f, exponent - exponent / 2)};
+  const float halves[2] = {std::ldexp(1.0f, exponent / 2),
+                           std::ldexp(1.0f, exponent - exponent / 2)};
   const Block whole{matrix.data, 0, 0, matrix.rows, matrix.cols, matrix.ld, matrix.dtype, 0};
   BlockReader reader({&whole, 1}, matrix.rows, matrix.cols, Replicas::kIgnore);
   float scratch[kRun];
@@ -48,7 +49,8 @@ void Rescale(const Matrix& matrix, double scale) {
 
 void Direction(const DirectionTask& task) {
   const MuonScalars& scalars = *task.scalars;
-  const DirectionFactors factors{static_cast<float>(scalars.gradient_scale), static_cast<float>(1 - scalars.momentum),
+  const DirectionFactors factors{static_cast<float>(scalars.gradient_scale),
+                                 static_cast<float>(1 - scalars.momentum),
                                  static_cast<float>(scalars.momentum), scalars.nesterov};
   BlockReader gradient(task.gradient, task.rows, task.cols, Replicas::kSum);
   float read[kRun];
@@ -57,8 +59,8 @@ void Direction(const DirectionTask& task) {
   ForRuns(task.rows, task.cols, [&](int64_t begin, int64_t count) {
     float* direct = DirectRun(task.direction, begin);
     float* direction = direct != nullptr ? direct : made;
-    DirectionRun(factors, gradient.Read(begin, count, read), task.momentum_in + begin, count, task.momentum_out + begin,
-                 direction);
+    DirectionRun(factors, gradient.Read(begin, count, read), task.momentum_in + begin, count,
+                 task.momentum_out + begin, direction);
     sum += SumOfSquares(direction, count);
     if (direct == nullptr) WriteRun(task.direction, begin, count, direction);
   });
@@ -75,7 +77,8 @@ void Apply(const ApplyTask& task) {
   const auto decay = static_cast<float>(1 - scalars.lr * scalars.weight_decay);
   const auto rate = static_cast<float>(scalars.lr * scalars.update_scale);
   BlockReader parameter(task.parameter_in, task.rows, task.cols, Replicas::kIgnore);
-  const Block whole{task.update.data, 0, 0, task.rows, task.cols, task.update.ld, task.update.dtype, 0};
+  const Block whole{task.update.data,  0, 0, task.rows, task.cols, task.update.ld,
+                    task.update.dtype, 0};
   BlockReader update({&whole, 1}, task.rows, task.cols, Replicas::kIgnore);
   float read_parameter[kRun];
   float read_update[kRun];
@@ -83,8 +86,8 @@ void Apply(const ApplyTask& task) {
   ForRuns(task.rows, task.cols, [&](int64_t begin, int64_t count) {
     float* direct = DirectRun(task.parameter_out, begin);
     float* out = direct != nullptr ? direct : made;
-    ApplyRun(decay, rate, parameter.Read(begin, count, read_parameter), update.Read(begin, count, read_update), count,
-             out);
+    ApplyRun(decay, rate, parameter.Read(begin, count, read_parameter),
+             update.Read(begin, count, read_update), count, out);
     if (direct == nullptr) WriteRun(task.parameter_out, begin, count, out);
   });
 }
@@ -113,7 +116,8 @@ void AdamW(const AdamWTask& task) {
   ForRuns(task.rows, task.cols, [&](int64_t begin, int64_t count) {
     const float* old = parameter.Read(begin, count, read_parameter);
     if (!task.present) {
-      if (task.exp_avg_out != task.exp_avg_in) std::copy_n(task.exp_avg_in + begin, count, task.exp_avg_out + begin);
+      if (task.exp_avg_out != task.exp_avg_in)
+        std::copy_n(task.exp_avg_in + begin, count, task.exp_avg_out + begin);
       if (task.exp_avg_sq_out != task.exp_avg_sq_in) {
         std::copy_n(task.exp_avg_sq_in + begin, count, task.exp_avg_sq_out + begin);
       }
@@ -123,7 +127,8 @@ void AdamW(const AdamWTask& task) {
     float* direct = DirectRun(task.parameter_out, begin);
     float* out = direct != nullptr ? direct : made;
     AdamWRun(factors, gradient.Read(begin, count, read_gradient), old, task.exp_avg_in + begin,
-             task.exp_avg_sq_in + begin, count, task.exp_avg_out + begin, task.exp_avg_sq_out + begin, out);
+             task.exp_avg_sq_in + begin, count, task.exp_avg_out + begin,
+             task.exp_avg_sq_out + begin, out);
     if (direct == nullptr) WriteRun(task.parameter_out, begin, count, out);
   });
   *task.step_out = step;
@@ -137,7 +142,8 @@ void Scatter(const ScatterTask& task) {
     const int64_t cols = std::min(block.cols, source.cols - block.col);
     if (rows <= 0 || cols <= 0) continue;
     const int64_t size = static_cast<int64_t>(SizeOf(source.dtype));
-    const char* from = static_cast<const char*>(source.data) + (block.row * source.ld + block.col) * size;
+    const char* from =
+        static_cast<const char*>(source.data) + (block.row * source.ld + block.col) * size;
     const Matrix to{block.data, rows, cols, block.ld, block.dtype};
     const Block rectangle{const_cast<char*>(from), 0, 0, rows, cols, source.ld, source.dtype, 0};
     BlockReader reader({&rectangle, 1}, rows, cols, Replicas::kIgnore);
@@ -161,16 +167,24 @@ class CpuOps final : public Ops {
   CpuOps() { UseOneBlasThread(); }
   DType iterate_dtype() const override { return DType::kFloat32; }
   uint64_t preferred_round_bytes() const override { return 16 << 20; }
-  void Measure(Stream& stream, absl::Span<const MeasureTask> tasks) override { Enqueue(stream, tasks, &cpu::Measure); }
+  void Measure(Stream& stream, absl::Span<const MeasureTask> tasks) override {
+    Enqueue(stream, tasks, &cpu::Measure);
+  }
   void Direction(Stream& stream, absl::Span<const DirectionTask> tasks) override {
     Enqueue(stream, tasks, &cpu::Direction);
   }
   void Multiply(Stream& stream, absl::Span<const Product> products) override {
     Enqueue(stream, products, &cpu::Multiply);
   }
-  void Apply(Stream& stream, absl::Span<const ApplyTask> tasks) override { Enqueue(stream, tasks, &cpu::Apply); }
-  void AdamW(Stream& stream, absl::Span<const AdamWTask> tasks) override { Enqueue(stream, tasks, &cpu::AdamW); }
-  void Scatter(Stream& stream, absl::Span<const ScatterTask> tasks) override { Enqueue(stream, tasks, &cpu::Scatter); }
+  void Apply(Stream& stream, absl::Span<const ApplyTask> tasks) override {
+    Enqueue(stream, tasks, &cpu::Apply);
+  }
+  void AdamW(Stream& stream, absl::Span<const AdamWTask> tasks) override {
+    Enqueue(stream, tasks, &cpu::AdamW);
+  }
+  void Scatter(Stream& stream, absl::Span<const ScatterTask> tasks) override {
+    Enqueue(stream, tasks, &cpu::Scatter);
+  }
   void Flip(Stream& stream, const FlipTask& task) override {
     stream.Host([task] {
       std::atomic_thread_fence(std::memory_order_seq_cst);

@@ -24,7 +24,9 @@ struct View {
   CBLAS_TRANSPOSE blas() const { return transposed ? CblasTrans : CblasNoTrans; }
 };
 
-float* At(const Matrix& m, int64_t row, int64_t col) { return static_cast<float*>(m.data) + row * m.ld + col; }
+float* At(const Matrix& m, int64_t row, int64_t col) {
+  return static_cast<float*>(m.data) + row * m.ld + col;
+}
 
 int Int(int64_t value) {
   assert(value <= INT32_MAX);
@@ -39,9 +41,9 @@ struct Job {
 };
 
 void Gemm(const Job& job, int64_t row, int64_t col, int64_t rows, int64_t cols) {
-  cblas_sgemm(CblasRowMajor, job.a.blas(), job.b.blas(), Int(rows), Int(cols), Int(job.depth), job.alpha,
-              job.a.Row(row), Int(job.a.ld), job.b.Col(col), Int(job.b.ld), job.beta, At(job.d, row, col),
-              Int(job.d.ld));
+  cblas_sgemm(CblasRowMajor, job.a.blas(), job.b.blas(), Int(rows), Int(cols), Int(job.depth),
+              job.alpha, job.a.Row(row), Int(job.a.ld), job.b.Col(col), Int(job.b.ld), job.beta,
+              At(job.d, row, col), Int(job.d.ld));
 }
 
 // The triangle of `size` rows from `start`: a square below two triangles of half the size.
@@ -112,8 +114,8 @@ void Multiply(const Product& product) {
   if (!product.symmetric) {
     Gemm(job, 0, 0, d.rows, d.cols);
   } else if (IsGram(product)) {
-    cblas_ssyrk(CblasRowMajor, CblasLower, job.a.blas(), Int(d.rows), Int(job.depth), job.alpha, job.a.data,
-                Int(job.a.ld), job.beta, At(d, 0, 0), Int(d.ld));
+    cblas_ssyrk(CblasRowMajor, CblasLower, job.a.blas(), Int(d.rows), Int(job.depth), job.alpha,
+                job.a.data, Int(job.a.ld), job.beta, At(d, 0, 0), Int(d.ld));
   } else {
     LowerTriangle(job, 0, d.rows);
   }

@@ -72,8 +72,9 @@ MUOND_CLONES int64_t CountNonFinite(const float* values, int64_t count) {
 }
 
 // The four shapes of the momentum update: torch's lerp starts from the nearer end, so that weights 0 and 1 are exact.
-MUOND_CLONES void DirectionRun(const DirectionFactors& factors, const float* gradient, const float* momentum_in,
-                               int64_t count, float* momentum_out, float* direction) {
+MUOND_CLONES void DirectionRun(const DirectionFactors& factors, const float* gradient,
+                               const float* momentum_in, int64_t count, float* momentum_out,
+                               float* direction) {
   const float scale = factors.gradient_scale;
   const float to_g = factors.to_gradient;
   const float from_g = factors.from_gradient;
@@ -122,9 +123,9 @@ constexpr int kLevels = 3;      // of 32 bits each, in one pass
 constexpr int kLevelBits = 32;  // kRun / kLanes * 2^32 < 2^53: the lanes' sums are exact
 
 struct Levels {
-  double anchor[kLevels];    // 1.5 2^(52 + e): adding and subtracting it rounds to a multiple of 2^e
-  double sum[kLevels];       // of the multiples, exact
-  bool rest;                 // something is left
+  double anchor[kLevels];  // 1.5 2^(52 + e): adding and subtracting it rounds to a multiple of 2^e
+  double sum[kLevels];     // of the multiples, exact
+  bool rest;               // something is left
 };
 
 // Cuts every value into multiples of 2^e for the levels' e, largest first, and leaves in `values` what remains. Exact.
@@ -191,14 +192,15 @@ void ExactSquares(const float* values, int64_t count, SquareTerms& terms) {
     left = levels.rest;
     for (int level = 0; level < kLevels; ++level) {
       if (levels.sum[level] == 0) continue;
-      terms.units[terms.count] = static_cast<int64_t>(std::ldexp(levels.sum[level], -exponents[level]));
+      terms.units[terms.count] =
+          static_cast<int64_t>(std::ldexp(levels.sum[level], -exponents[level]));
       terms.exponents[terms.count++] = exponents[level];
     }
   }
 }
 
-MUOND_CLONES void ApplyRun(float decay, float rate, const float* parameter, const float* update, int64_t count,
-                           float* out) {
+MUOND_CLONES void ApplyRun(float decay, float rate, const float* parameter, const float* update,
+                           int64_t count, float* out) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
     const float decayed = decay * parameter[i];
@@ -206,8 +208,9 @@ MUOND_CLONES void ApplyRun(float decay, float rate, const float* parameter, cons
   }
 }
 
-MUOND_CLONES void AdamWRun(const AdamWFactors& factors, const float* gradient, const float* parameter,
-                           const float* exp_avg_in, const float* exp_avg_sq_in, int64_t count, float* exp_avg_out,
+MUOND_CLONES void AdamWRun(const AdamWFactors& factors, const float* gradient,
+                           const float* parameter, const float* exp_avg_in,
+                           const float* exp_avg_sq_in, int64_t count, float* exp_avg_out,
                            float* exp_avg_sq_out, float* out) {
   const AdamWFactors f = factors;
   const bool near_m = f.to_gradient < 0.5f;

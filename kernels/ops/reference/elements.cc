@@ -9,11 +9,13 @@ namespace muond::reference {
 namespace {
 
 bool Covers(const Block& block, int64_t row, int64_t col) {
-  return row >= block.row && row < block.row + block.rows && col >= block.col && col < block.col + block.cols;
+  return row >= block.row && row < block.row + block.rows && col >= block.col &&
+         col < block.col + block.cols;
 }
 
 float ValueIn(const Block& block, int64_t row, int64_t col) {
-  return static_cast<float>(Load(block.data, (row - block.row) * block.ld + (col - block.col), block.dtype));
+  return static_cast<float>(
+      Load(block.data, (row - block.row) * block.ld + (col - block.col), block.dtype));
 }
 
 // The tree's node over the indices [first, first + width).

@@ -9,7 +9,8 @@
 namespace muond::reference {
 
 double Load(const void* data, int64_t index, DType dtype);
-void Store(void* data, int64_t index, DType dtype, double value);  // rounded once to fp32, then to dtype
+void Store(void* data, int64_t index, DType dtype,
+           double value);  // rounded once to fp32, then to dtype
 
 inline double At(const Matrix& matrix, int64_t row, int64_t col) {
   return Load(matrix.data, row * matrix.ld + col, matrix.dtype);

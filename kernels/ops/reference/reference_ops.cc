@@ -68,7 +68,8 @@ void MultiplyOne(const Product& product) {
   const int64_t depth = product.a_transposed ? product.a.rows : product.a.cols;
   double divisor = 1;
   if (product.alpha_divisor != nullptr) {
-    divisor = std::pow(std::max(*product.alpha_divisor, product.divisor_floor), product.divisor_power);
+    divisor =
+        std::pow(std::max(*product.alpha_divisor, product.divisor_floor), product.divisor_power);
   }
   for (int64_t row = 0; row < d.rows; ++row) {
     const int64_t cols = product.symmetric ? row + 1 : d.cols;
@@ -82,7 +83,8 @@ void MultiplyOne(const Product& product) {
       if (product.c.data != nullptr) sum += product.beta / divisor * At(product.c, row, col);
       const bool on_diagonal = row == col;
       Put(d, row, col, on_diagonal ? sum + product.diagonal : sum);
-      if (product.d2.data != nullptr) Put(product.d2, row, col, on_diagonal ? sum + product.diagonal2 : sum);
+      if (product.d2.data != nullptr)
+        Put(product.d2, row, col, on_diagonal ? sum + product.diagonal2 : sum);
     }
   }
   if (!product.symmetric) return;
@@ -100,7 +102,8 @@ void ApplyOne(const ApplyTask& task) {
     for (int64_t col = 0; col < task.cols; ++col) {
       const double p = ParameterAt(task.parameter_in, row, col);
       Put(task.parameter_out, row, col,
-          (1 - scalars.lr * scalars.weight_decay) * p - scalars.lr * scalars.update_scale * At(task.update, row, col));
+          (1 - scalars.lr * scalars.weight_decay) * p -
+              scalars.lr * scalars.update_scale * At(task.update, row, col));
     }
   }
 }
@@ -138,7 +141,8 @@ void ScatterOne(const ScatterTask& task) {
         const int64_t source_row = block.row + row;
         const int64_t source_col = block.col + col;
         if (source_row >= task.source.rows || source_col >= task.source.cols) continue;
-        reference::Store(block.data, row * block.ld + col, block.dtype, At(task.source, source_row, source_col));
+        reference::Store(block.data, row * block.ld + col, block.dtype,
+                         At(task.source, source_row, source_col));
       }
     }
   }
@@ -155,16 +159,24 @@ void Enqueue(Stream& stream, absl::Span<const Task> tasks, Function function) {
 class ReferenceOps final : public Ops {
  public:
   DType iterate_dtype() const override { return DType::kFloat32; }
-  void Measure(Stream& stream, absl::Span<const MeasureTask> tasks) override { Enqueue(stream, tasks, MeasureOne); }
+  void Measure(Stream& stream, absl::Span<const MeasureTask> tasks) override {
+    Enqueue(stream, tasks, MeasureOne);
+  }
   void Direction(Stream& stream, absl::Span<const DirectionTask> tasks) override {
     Enqueue(stream, tasks, DirectionOne);
   }
   void Multiply(Stream& stream, absl::Span<const Product> products) override {
     Enqueue(stream, products, MultiplyOne);
   }
-  void Apply(Stream& stream, absl::Span<const ApplyTask> tasks) override { Enqueue(stream, tasks, ApplyOne); }
-  void AdamW(Stream& stream, absl::Span<const AdamWTask> tasks) override { Enqueue(stream, tasks, AdamWOne); }
-  void Scatter(Stream& stream, absl::Span<const ScatterTask> tasks) override { Enqueue(stream, tasks, ScatterOne); }
+  void Apply(Stream& stream, absl::Span<const ApplyTask> tasks) override {
+    Enqueue(stream, tasks, ApplyOne);
+  }
+  void AdamW(Stream& stream, absl::Span<const AdamWTask> tasks) override {
+    Enqueue(stream, tasks, AdamWOne);
+  }
+  void Scatter(Stream& stream, absl::Span<const ScatterTask> tasks) override {
+    Enqueue(stream, tasks, ScatterOne);
+  }
   void Flip(Stream& stream, const FlipTask& task) override {
     stream.Host([task] {
       std::atomic_thread_fence(std::memory_order_seq_cst);

@@ -15,7 +15,8 @@ constexpr int kDevicesMax = 1024;
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(std::vector<std::unique_ptr<Device>> devices) : devices_(std::move(devices)) {}
+  explicit CpuBackend(std::vector<std::unique_ptr<Device>> devices)
+      : devices_(std::move(devices)) {}
   const std::vector<std::unique_ptr<Device>>& devices() const override { return devices_; }
 
  private:
@@ -26,11 +27,12 @@ class CpuBackend final : public Backend {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuBackendOptions& options) {
   if (options.devices < 1 || options.devices > kDevicesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%d CPU devices asked for, 1 to %d are allowed", options.devices, kDevicesMax));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%d CPU devices asked for, 1 to %d are allowed", options.devices, kDevicesMax));
   }
   uint64_t memory_bytes = options.memory_bytes_each;
-  if (memory_bytes == 0) memory_bytes = MachineMemoryBytes() / static_cast<uint64_t>(options.devices);
+  if (memory_bytes == 0)
+    memory_bytes = MachineMemoryBytes() / static_cast<uint64_t>(options.devices);
   std::vector<std::unique_ptr<Device>> devices;
   for (int ordinal = 0; ordinal < options.devices; ++ordinal) {
     DeviceInfo info;

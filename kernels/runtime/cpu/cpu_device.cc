@@ -38,8 +38,8 @@ absl::Status MemoryAccount::Take(uint64_t size_bytes, const DeviceInfo& device) 
   absl::MutexLock lock(&mutex_);
   const uint64_t free = taken_bytes_ < limit_bytes_ ? limit_bytes_ - taken_bytes_ : 0;
   if (size_bytes > free) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("%d bytes needed, %d of %d left on %s", size_bytes, free, limit_bytes_, device.uuid));
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d bytes needed, %d of %d left on %s", size_bytes, free, limit_bytes_, device.uuid));
   }
   taken_bytes_ += size_bytes;
   return absl::OkStatus();
@@ -64,7 +64,8 @@ absl::StatusOr<std::unique_ptr<Stream>> CpuDevice::CreateStream() {
   try {
     return std::make_unique<CpuStream>();
   } catch (const std::system_error& error) {
-    return absl::ResourceExhaustedError(absl::StrFormat("no thread for a stream of %s: %s", info_.uuid, error.what()));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("no thread for a stream of %s: %s", info_.uuid, error.what()));
   }
 }
 
@@ -76,26 +77,28 @@ absl::StatusOr<std::unique_ptr<Buffer>> CpuDevice::Allocate(size_t size_bytes) {
     if (data == MAP_FAILED) {
       const int error = errno;
       account_->Return(size_bytes);
-      return absl::ResourceExhaustedError(absl::StrFormat("%d bytes refused by the system, %d left on %s: %s", size_bytes,
-                                                          free_bytes(), info_.uuid, std::strerror(error)));
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("%d bytes refused by the system, %d left on %s: %s", size_bytes,
+                          free_bytes(), info_.uuid, std::strerror(error)));
     }
     madvise(data, size_bytes, MADV_HUGEPAGE);  // a hint
   }
   return std::make_unique<MappedBuffer>(data, size_bytes, account_);
 }
 
-absl::StatusOr<std::unique_ptr<Slab>> CpuDevice::CreateSlab(const std::string& label, size_t size_bytes) {
+absl::StatusOr<std::unique_ptr<Slab>> CpuDevice::CreateSlab(const std::string& label,
+                                                            size_t size_bytes) {
   if (absl::Status taken = account_->Take(size_bytes, info_); !taken.ok()) return taken;
-  auto slab =
-      MemfdSlab::Create(label, size_bytes, [account = account_, size_bytes] { account->Return(size_bytes); });
+  auto slab = MemfdSlab::Create(label, size_bytes,
+                                [account = account_, size_bytes] { account->Return(size_bytes); });
   if (!slab.ok()) account_->Return(size_bytes);
   return slab;
 }
 
 absl::StatusOr<std::unique_ptr<Slab>> CpuDevice::ImportSlab(int descriptor, size_t size_bytes) {
   account_->TakeAnyway(size_bytes);
-  auto slab =
-      MemfdSlab::Import(descriptor, size_bytes, [account = account_, size_bytes] { account->Return(size_bytes); });
+  auto slab = MemfdSlab::Import(descriptor, size_bytes,
+                                [account = account_, size_bytes] { account->Return(size_bytes); });
   if (!slab.ok()) account_->Return(size_bytes);
   return slab;
 }

@@ -15,8 +15,9 @@ namespace muond {
 class MemoryAccount {
  public:
   explicit MemoryAccount(uint64_t limit_bytes) : limit_bytes_(limit_bytes) {}
-  absl::Status Take(uint64_t size_bytes, const DeviceInfo& device);  // RESOURCE_EXHAUSTED with both counts
-  void TakeAnyway(uint64_t size_bytes);  // memory that exists already: an imported slab
+  absl::Status Take(uint64_t size_bytes,
+                    const DeviceInfo& device);  // RESOURCE_EXHAUSTED with both counts
+  void TakeAnyway(uint64_t size_bytes);         // memory that exists already: an imported slab
   void Return(uint64_t size_bytes);
   uint64_t free_bytes() const;
 
@@ -34,7 +35,8 @@ class CpuDevice final : public Device {
   const DeviceInfo& info() const override { return info_; }
   absl::StatusOr<std::unique_ptr<Stream>> CreateStream() override;
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t size_bytes) override;
-  absl::StatusOr<std::unique_ptr<Slab>> CreateSlab(const std::string& label, size_t size_bytes) override;
+  absl::StatusOr<std::unique_ptr<Slab>> CreateSlab(const std::string& label,
+                                                   size_t size_bytes) override;
   absl::StatusOr<std::unique_ptr<Slab>> ImportSlab(int descriptor, size_t size_bytes) override;
   uint64_t free_bytes() const override { return account_->free_bytes(); }
 

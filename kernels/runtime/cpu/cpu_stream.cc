@@ -67,7 +67,8 @@ void CpuStream::RunOne(absl::AnyInvocable<void()> work) {
     work();
   } catch (const std::exception& error) {
     absl::MutexLock lock(&mutex_);
-    if (health_.ok()) health_ = absl::InternalError(absl::StrCat("work on a CPU stream threw: ", error.what()));
+    if (health_.ok())
+      health_ = absl::InternalError(absl::StrCat("work on a CPU stream threw: ", error.what()));
   }
 }
 

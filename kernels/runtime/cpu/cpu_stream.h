@@ -30,7 +30,9 @@ class CpuStream final : public Stream {
  private:
   void Run();
   void RunOne(absl::AnyInvocable<void()> work);
-  bool HasWorkOrEnds() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !queue_.empty() || ends_; }
+  bool HasWorkOrEnds() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !queue_.empty() || ends_;
+  }
   bool IsDone() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return finished_ >= enqueued_; }
 
   mutable absl::Mutex mutex_;

@@ -20,8 +20,10 @@ constexpr size_t kLongestLabel = 200;  // memfd_create allows 249 bytes
 constexpr int kSizeSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 
 absl::Status SystemError(const char* call, size_t size_bytes, int error) {
-  const bool no_memory = error == ENOMEM || error == ENOSPC || error == EFBIG || error == EMFILE || error == ENFILE;
-  const std::string text = absl::StrFormat("%s of a slab of %d bytes: %s", call, size_bytes, std::strerror(error));
+  const bool no_memory =
+      error == ENOMEM || error == ENOSPC || error == EFBIG || error == EMFILE || error == ENFILE;
+  const std::string text =
+      absl::StrFormat("%s of a slab of %d bytes: %s", call, size_bytes, std::strerror(error));
   return no_memory ? absl::ResourceExhaustedError(text) : absl::InternalError(text);
 }
 
@@ -32,10 +34,12 @@ absl::StatusOr<std::unique_ptr<Slab>> MemfdSlab::Create(const std::string& label
   if (size_bytes == 0) {
     return absl::InvalidArgumentError(absl::StrFormat("slab '%s' has 0 bytes", label));
   }
-  const int descriptor = memfd_create(label.substr(0, kLongestLabel).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  const int descriptor =
+      memfd_create(label.substr(0, kLongestLabel).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (descriptor < 0) return SystemError("memfd_create", size_bytes, errno);
   auto closer = absl::MakeCleanup([descriptor] { close(descriptor); });
-  if (size_bytes > static_cast<uint64_t>(INT64_MAX)) return SystemError("ftruncate", size_bytes, EFBIG);
+  if (size_bytes > static_cast<uint64_t>(INT64_MAX))
+    return SystemError("ftruncate", size_bytes, EFBIG);
   const auto length = static_cast<off_t>(size_bytes);
   if (ftruncate(descriptor, length) != 0) return SystemError("ftruncate", size_bytes, errno);
   if (fallocate(descriptor, 0, 0, length) != 0) return SystemError("fallocate", size_bytes, errno);
@@ -51,17 +55,21 @@ absl::StatusOr<std::unique_ptr<Slab>> MemfdSlab::Import(int descriptor, size_t s
   auto closer = absl::MakeCleanup([descriptor] {
     if (descriptor >= 0) close(descriptor);
   });
-  if (size_bytes == 0) return absl::InvalidArgumentError("an imported slab is said to have 0 bytes");
+  if (size_bytes == 0)
+    return absl::InvalidArgumentError("an imported slab is said to have 0 bytes");
   struct stat about {};
   if (fstat(descriptor, &about) != 0) return SystemError("fstat", size_bytes, errno);
-  if (!S_ISREG(about.st_mode) || about.st_size < 0 || static_cast<uint64_t>(about.st_size) != size_bytes) {
+  if (!S_ISREG(about.st_mode) || about.st_size < 0 ||
+      static_cast<uint64_t>(about.st_size) != size_bytes) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("an imported slab is said to have %d bytes, its descriptor has %d", size_bytes, about.st_size));
+        absl::StrFormat("an imported slab is said to have %d bytes, its descriptor has %d",
+                        size_bytes, about.st_size));
   }
   const int seals = fcntl(descriptor, F_GET_SEALS);
   if (seals < 0 || (seals & kSizeSeals) != kSizeSeals) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "an imported slab of %d bytes is not sealed at its size: its other holders could shrink it", size_bytes));
+        "an imported slab of %d bytes is not sealed at its size: its other holders could shrink it",
+        size_bytes));
   }
   std::move(closer).Cancel();
   return Map(descriptor, size_bytes, std::move(released));

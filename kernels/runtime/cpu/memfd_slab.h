@@ -30,7 +30,10 @@ class MemfdSlab final : public Slab {
 
  private:
   MemfdSlab(void* data, size_t size_bytes, int descriptor, std::function<void()> released)
-      : data_(data), size_bytes_(size_bytes), descriptor_(descriptor), released_(std::move(released)) {}
+      : data_(data),
+        size_bytes_(size_bytes),
+        descriptor_(descriptor),
+        released_(std::move(released)) {}
   static absl::StatusOr<std::unique_ptr<Slab>> Map(int descriptor, size_t size_bytes,
                                                    std::function<void()> released);
 

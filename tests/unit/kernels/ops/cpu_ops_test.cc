@@ -4,10 +4,11 @@
 namespace muond::testing {
 namespace {
 
-INSTANTIATE_TEST_SUITE_P(Kernels, OpsContractTest,
-                         ::testing::Values(OpsCase{"cpu", [] { return absl::StatusOr<Bench>(CpuBench()); }},
-                                           OpsCase{"reference", [] { return absl::StatusOr<Bench>(ReferenceBench()); }}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Kernels, OpsContractTest,
+    ::testing::Values(OpsCase{"cpu", [] { return absl::StatusOr<Bench>(CpuBench()); }},
+                      OpsCase{"reference", [] { return absl::StatusOr<Bench>(ReferenceBench()); }}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace muond::testing

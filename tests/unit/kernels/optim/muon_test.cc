@@ -68,8 +68,9 @@ TEST_P(MuonShapeTest, OneStepFollowsTheFormula) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, MuonShapeTest,
-                         ::testing::Values(std::tuple(1, 1), std::tuple(1, 77), std::tuple(300, 1), std::tuple(8, 8),
-                                           std::tuple(97, 97), std::tuple(64, 200), std::tuple(201, 65),
+                         ::testing::Values(std::tuple(1, 1), std::tuple(1, 77), std::tuple(300, 1),
+                                           std::tuple(8, 8), std::tuple(97, 97),
+                                           std::tuple(64, 200), std::tuple(201, 65),
                                            std::tuple(130, 390), std::tuple(257, 100)));
 
 }  // namespace

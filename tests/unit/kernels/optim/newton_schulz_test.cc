@@ -25,17 +25,26 @@ Dense Orthogonalise(const Bench& bench, const Dense& x, const CoefficientTable& 
   DeviceArray<double> norm(bench.device(), 1);
   const SharedValue<MuonScalars> scalars;
   *scalars = {.momentum = 0, .eps = eps, .nesterov = false};
-  const DirectionTask task{x.rows,            x.cols,        {gradient.AsBlock()}, momentum.floats(), momentum.floats(),
-                           direction.matrix(), norm.data(), scalars.get()};
+  const DirectionTask task{x.rows,
+                           x.cols,
+                           {gradient.AsBlock()},
+                           momentum.floats(),
+                           momentum.floats(),
+                           direction.matrix(),
+                           norm.data(),
+                           scalars.get()};
   bench.ops->Direction(*bench.stream, {&task, 1});
   const NewtonSchulzTask newton_schulz{direction.matrix(), norm.data(), &table};
   const uint64_t side = static_cast<uint64_t>(std::min(x.rows, x.cols)) + 16;
   auto workspace = bench.device()
-                       .Allocate(NewtonSchulzWorkspaceBytes(*bench.ops, {&newton_schulz, 1}) + 5 * side * side * 4)
+                       .Allocate(NewtonSchulzWorkspaceBytes(*bench.ops, {&newton_schulz, 1}) +
+                                 5 * side * side * 4)
                        .value();
   const std::vector<Matrix> results =
-      algorithm.has_value() ? NewtonSchulzWith(*algorithm, *bench.ops, *bench.stream, {&newton_schulz, 1}, workspace->data())
-                            : NewtonSchulz(*bench.ops, *bench.stream, {&newton_schulz, 1}, workspace->data());
+      algorithm.has_value()
+          ? NewtonSchulzWith(*algorithm, *bench.ops, *bench.stream, {&newton_schulz, 1},
+                             workspace->data())
+          : NewtonSchulz(*bench.ops, *bench.stream, {&newton_schulz, 1}, workspace->data());
   bench.Finish();
   Matrix host = results[0];
   std::vector<uint8_t> bytes(static_cast<size_t>(host.rows * host.ld) * SizeOf(host.dtype));
@@ -45,8 +54,9 @@ Dense Orthogonalise(const Bench& bench, const Dense& x, const CoefficientTable& 
   return FromMatrix(host);
 }
 
-const std::vector<std::string> kTables = {"jordan",           "you5", "polar_express_101", "polar_express_102",
-                                          "polar_express_105", "cans", "deepseek_v4"};
+const std::vector<std::string> kTables = {
+    "jordan", "you5",       "polar_express_101", "polar_express_102", "polar_express_105",
+    "cans",   "deepseek_v4"};
 
 class ZooTest : public ::testing::TestWithParam<std::string> {};
 
@@ -63,8 +73,10 @@ TEST_P(ZooTest, TheErrorIsNotAboveTorchsBFloat16Path) {
       const Dense torch = TorchBFloat16NewtonSchulz(matrix.x, table, 1e-7);
       for (Algorithm algorithm : {Algorithm::kStandard, Algorithm::kGram}) {
         const Dense ours = Orthogonalise(bench, matrix.x, table, algorithm);
-        const std::string what = absl::StrCat(rows, "x", cols, " ", name, algorithm == Algorithm::kGram ? " gram" : " standard");
-        const double ours_error = FrobeniusDistance(ours, exact), torch_error = FrobeniusDistance(torch, exact);
+        const std::string what = absl::StrCat(
+            rows, "x", cols, " ", name, algorithm == Algorithm::kGram ? " gram" : " standard");
+        const double ours_error = FrobeniusDistance(ours, exact),
+                     torch_error = FrobeniusDistance(torch, exact);
         EXPECT_LE(ours_error, torch_error) << what;
         EXPECT_LE(MaxDistance(ours, exact), MaxDistance(torch, exact)) << what;
         if (torch_error > 0 && !(ours_error / torch_error <= worst)) {

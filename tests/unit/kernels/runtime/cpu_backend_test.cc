@@ -16,7 +16,8 @@ absl::StatusOr<std::unique_ptr<Backend>> TwoDevices() {
   return CreateCpuBackend({.devices = 2, .memory_bytes_each = uint64_t{1} << 30});
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, BackendContractTest, ::testing::Values(BackendCase{"cpu", &TwoDevices}));
+INSTANTIATE_TEST_SUITE_P(Cpu, BackendContractTest,
+                         ::testing::Values(BackendCase{"cpu", &TwoDevices}));
 
 TEST(CpuBackendTest, RefusesNoDevices) {
   EXPECT_TRUE(absl::IsInvalidArgument(CreateCpuBackend({.devices = 0}).status()));
@@ -24,8 +25,10 @@ TEST(CpuBackendTest, RefusesNoDevices) {
 }
 
 TEST(CpuBackendTest, MemoryOfTheMachineIsSharedOut) {
-  const uint64_t whole = CreateCpuBackend({.devices = 1}).value()->devices()[0]->info().memory_bytes;
-  const uint64_t third = CreateCpuBackend({.devices = 3}).value()->devices()[2]->info().memory_bytes;
+  const uint64_t whole =
+      CreateCpuBackend({.devices = 1}).value()->devices()[0]->info().memory_bytes;
+  const uint64_t third =
+      CreateCpuBackend({.devices = 3}).value()->devices()[2]->info().memory_bytes;
   EXPECT_EQ(third, whole / 3);
 }
 
@@ -76,8 +79,11 @@ TEST(CpuBackendTest, ABlockedStreamUsesNoCore) {
   getrusage(RUSAGE_SELF, &after);
   StoreCell(&cell, 1);
   ASSERT_TRUE(stream->Synchronize().ok());
-  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec); };
-  const double used = seconds(after.ru_utime) + seconds(after.ru_stime) - seconds(before.ru_utime) - seconds(before.ru_stime);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  const double used = seconds(after.ru_utime) + seconds(after.ru_stime) - seconds(before.ru_utime) -
+                      seconds(before.ru_stime);
   EXPECT_LT(used, 0.06) << "of 0.3 s";
 }
 
