@@ -1,5 +1,8 @@
 #include "proto/stubs/coordinator_stub.h"
 
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
 #include <utility>
 
 #include "muond/v1/coordinator.grpc.pb.h"

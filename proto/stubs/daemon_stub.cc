@@ -1,5 +1,8 @@
 #include "proto/stubs/daemon_stub.h"
 
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
 #include <utility>
 
 #include "muond/v1/daemon.grpc.pb.h"

@@ -1,5 +1,7 @@
 #include "proto/stubs/grpc_status.h"
 
+#include <grpcpp/support/status.h>
+
 #include <string>
 
 namespace muond {

@@ -1,9 +1,11 @@
 // gRPC's status and abseil's, code for code. Only stubs, *_service.cc and main.cc include this.
 #pragma once
 
-#include <grpcpp/support/status.h>
-
 #include "absl/status/status.h"
+
+namespace grpc {
+class Status;
+}
 
 namespace muond {
 

@@ -172,6 +172,7 @@ void ToProto(const RankManifest& value, v1::RankManifest* message) {
   message->Clear();
   message->set_rank(value.rank);
   for (const ShardSpec& shard : value.shards) ToProto(shard, message->add_blocks());
+  message->set_device_uuid(value.device_uuid);
 }
 
 absl::StatusOr<RankManifest> FromProto(const v1::RankManifest& message) {
@@ -182,6 +183,7 @@ absl::StatusOr<RankManifest> FromProto(const v1::RankManifest& message) {
   }
   RankManifest value;
   value.rank = message.rank();
+  value.device_uuid = message.device_uuid();
   value.shards.resize(static_cast<size_t>(message.blocks_size()));
   for (int i = 0; i < message.blocks_size(); ++i) {
     if (absl::Status status = FromProto(message.blocks(i), &value.shards[static_cast<size_t>(i)]);

@@ -351,6 +351,12 @@ absl::Status Validate(const Manifest& manifest, const RankManifest& rank) {
       !status.ok()) {
     return status;
   }
+  if (absl::Status status =
+          CheckCount(StrFormat("rank %d: bytes of its device's uuid", rank.rank),
+                     static_cast<int64_t>(rank.device_uuid.size()), 0, kTextBytesMax);
+      !status.ok()) {
+    return status;
+  }
   for (size_t i = 0; i < rank.shards.size(); ++i) {
     if (absl::Status status = CheckShard(manifest, rank, i); !status.ok()) return status;
   }

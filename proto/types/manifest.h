@@ -66,6 +66,8 @@ struct ShardSpec {
 struct RankManifest {
   int32_t rank = 0;
   std::vector<ShardSpec> shards;
+  // Of the device in whose memory the shards lie; empty: host memory, or unknown.
+  std::string device_uuid = {};
 };
 
 // A tensor as a matrix.
