@@ -203,7 +203,7 @@ absl::StatusOr<Attached> StepLoopImpl::OnAttach(uint64_t session_id) {
   Attached attached;
   attached.gradient_slab_bytes = job.slabs().gradients[rank].slab->size_bytes();
   attached.parameter_slab_bytes = job.slabs().parameters[rank].slab->size_bytes();
-  attached.page_bytes = job.slabs().page.slab->size_bytes();
+  attached.page_bytes = layout.page_bytes;
   for (size_t block = 0; block < mine.blocks.size(); ++block) {
     const BlockLayout& at = mine.blocks[block];
     attached.blocks.push_back({static_cast<int32_t>(block), at.gradient_offset, at.parameter_offset, at.push_gradient});
@@ -219,6 +219,7 @@ absl::StatusOr<Attached> StepLoopImpl::OnAttach(uint64_t session_id) {
     attached.buckets.push_back(std::move(planned));
   }
   attached.items = static_cast<int32_t>(layout.page.items);
+  attached.page_blocks_max = static_cast<int32_t>(layout.page.blocks_max);
   attached.epoch = job.epoch();
   if (options_.metrics != nullptr) {
     for (size_t device = 0; device < devices_.size(); ++device) {

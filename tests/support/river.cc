@@ -138,19 +138,11 @@ absl::Status TestRank::Attach() {
   if (page_slab_ == nullptr || gradient_slab_ == nullptr || parameter_slab_ == nullptr) {
     return absl::NotFoundError("a slab was not granted");
   }
-  size_t blocks_max = attached_.blocks.size();
-  // The page's shape has the longest rank's blocks: the page is of equal size for all, and the test's ranks know each other.
-  for (size_t more = blocks_max;; ++more) {
-    PageShape shape{static_cast<uint32_t>(manifest_->world_size), static_cast<uint32_t>(manifest_->buckets),
-                    static_cast<uint32_t>(attached_.items), static_cast<uint32_t>(manifest_->groups.size()),
-                    static_cast<uint32_t>(manifest_->tensors.size()), static_cast<uint32_t>(more)};
-    auto bytes = JobPage::SizeBytes(shape);
-    if (!bytes.ok()) return bytes.status();
-    if (*bytes > attached_.page_bytes) return absl::InternalError("no page shape fits the page's size");
-    if (*bytes != attached_.page_bytes) continue;
-    page_ = std::make_unique<JobPage>(page_slab_->data(), shape);
-    return page_->Check(joined_.job_id, joined_.incarnation);
-  }
+  const PageShape shape{static_cast<uint32_t>(manifest_->world_size),       static_cast<uint32_t>(manifest_->buckets),
+                        static_cast<uint32_t>(attached_.items),             static_cast<uint32_t>(manifest_->groups.size()),
+                        static_cast<uint32_t>(manifest_->tensors.size()),   static_cast<uint32_t>(attached_.page_blocks_max)};
+  page_ = std::make_unique<JobPage>(page_slab_->data(), shape);
+  return page_->Check(joined_.job_id, joined_.incarnation);
 }
 
 absl::Status TestRank::Connect() {
