@@ -49,13 +49,15 @@ def _seed() -> None:
     torch.manual_seed(20250)
 
 
-@pytest.fixture()
+@pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> str:
     """An endpoint behind which there is no daemon: p -= lr * g, so that the optimizer's own part is seen alone."""
     import muond.optimizer
     from muond._session import Session
 
-    monkeypatch.setattr(muond.optimizer, "Session", lambda manifest, endpoint: Session(manifest, None))
+    monkeypatch.setattr(
+        muond.optimizer, "Session", lambda manifest, endpoint: Session(manifest, None)
+    )
     return "echo"
 
 

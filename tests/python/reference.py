@@ -40,7 +40,8 @@ class ReferenceMuon(torch.optim.Optimizer):
         dtype=torch.float32,
     ):
         super().__init__(
-            params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+            params,
+            {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov},
         )
         self.scale, self.dtype = scale, dtype
 
@@ -66,7 +67,18 @@ class ReferenceMuon(torch.optim.Optimizer):
 
 
 # Odd, tall, wide, a row, a column, one element, and sizes around 8 and 64.
-SHAPES = [(33, 17), (129, 31), (31, 129), (1, 40), (40, 1), (1, 1), (64, 64), (65, 63), (8, 8), (7, 200)]
+SHAPES = [
+    (33, 17),
+    (129, 31),
+    (31, 129),
+    (1, 40),
+    (40, 1),
+    (1, 1),
+    (64, 64),
+    (65, 63),
+    (8, 8),
+    (7, 200),
+]
 
 
 def matrices(seed: int = 1, shapes=SHAPES) -> list[nn.Parameter]:
@@ -77,7 +89,9 @@ def matrices(seed: int = 1, shapes=SHAPES) -> list[nn.Parameter]:
 
 def vectors(seed: int = 2) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(s, generator=generator)) for s in [(1,), (17,), (300,), (5, 7), ()]]
+    return [
+        nn.Parameter(torch.randn(s, generator=generator)) for s in [(1,), (17,), (300,), (5, 7), ()]
+    ]
 
 
 def set_gradients(params: list[nn.Parameter], step: int, seed: int = 3) -> None:

@@ -173,7 +173,10 @@ def test_sparse_gradients_are_refused(echo):
 
 
 def test_a_nan_voids_the_step_and_names_the_tensor(echo):
-    named = [("a.weight", nn.Parameter(torch.ones(2, 2))), ("b.weight", nn.Parameter(torch.ones(2, 2)))]
+    named = [
+        ("a.weight", nn.Parameter(torch.ones(2, 2))),
+        ("b.weight", nn.Parameter(torch.ones(2, 2))),
+    ]
     opt = muond.Muon(named, lr=0.5, endpoint=echo, verbose=False)
     (_, a), (_, b) = named
     a.grad, b.grad = torch.ones(2, 2), torch.full((2, 2), float("nan"))
@@ -223,7 +226,9 @@ def test_state_is_there_before_the_first_step(echo):
     opt = muond.Muon(model, endpoint=echo, verbose=False)
     assert len(opt.state) == len(list(model.parameters()))
     state = opt.state_dict()["state"]
-    assert all(set(s) in ({"momentum_buffer"}, {"step", "exp_avg", "exp_avg_sq"}) for s in state.values())
+    assert all(
+        set(s) in ({"momentum_buffer"}, {"step", "exp_avg", "exp_avg_sq"}) for s in state.values()
+    )
     assert all(not v.any() for s in state.values() for v in s.values())
 
 
@@ -269,9 +274,7 @@ def test_torchs_own_state_dicts_go_in_and_out(echo):
     a.grad, b.grad = torch.ones(2, 3), torch.ones(3)
     for optimizer in theirs:
         optimizer.step()
-    opt = muond.Muon(
-        [{"params": [a]}, {"params": [b], "use_muon": False}], lr=0.5, endpoint=echo
-    )
+    opt = muond.Muon([{"params": [a]}, {"params": [b], "use_muon": False}], lr=0.5, endpoint=echo)
     opt.load_state_dict(muond.join_state_dicts(*[o.state_dict() for o in theirs]))
     opt.step()
     assert [group["lr"] for group in opt.param_groups] == [0.3, 0.2]
@@ -284,7 +287,7 @@ def test_torchs_own_state_dicts_go_in_and_out(echo):
 
 
 def test_trainers_that_touch_state_and_groups_are_understood(echo):
-    p, opt = one(echo)
+    _, opt = one(echo)
     for state in opt.state.values():  # Lightning moves state so
         for key, value in state.items():
             state[key] = value.to("cpu")

@@ -48,7 +48,9 @@ def test_a_convolution_goes_to_muon_only_when_routed_there():
 
 def test_a_route_that_cannot_be_is_refused_with_name_and_shape():
     with pytest.raises(ValueError, match=r"1\.bias.*\(4,\)"):
-        muond.Muon(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4)), route=lambda n, p: n == "1.bias")
+        muond.Muon(
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4)), route=lambda n, p: n == "1.bias"
+        )
 
 
 def test_named_parameters_are_routed_by_name_and_shape():
@@ -121,5 +123,7 @@ def test_a_refused_group_is_not_kept():
         opt.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
     assert len(opt.param_groups) == 1
     with pytest.raises(ValueError, match="amsgrad=True"):
-        opt.add_param_group({"params": [nn.Parameter(torch.ones(2))], "use_muon": False, "amsgrad": True})
+        opt.add_param_group(
+            {"params": [nn.Parameter(torch.ones(2))], "use_muon": False, "amsgrad": True}
+        )
     assert len(opt.param_groups) == 1

@@ -1,0 +1,168 @@
+"""What the ranks of the DDP tests run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from reference import SmallModel, batch, loss_of
+from torch.nn.parallel import DistributedDataParallel
+
+import muond
+
+STEPS = 8
+
+
+def start(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+    )
+
+
+def model_of(seed: int = 5) -> SmallModel:
+    torch.manual_seed(seed)
+    return SmallModel()
+
+
+def settings() -> dict:
+    return {"lr": 0.02, "adamw_lr": 2e-3, "clip_norm": 1.0, "verbose": False}
+
+
+def train(rank: int, world: int, folder: str) -> None:
+    """DDP's own reduction; the first rank writes the reduced gradients down, every rank its weights and state."""
+    start(rank, world, folder)
+    model = model_of(seed=5 + rank)  # DDP makes them equal
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    opt = muond.Muon(wrapped, **settings())
+    gradients = []
+    for step in range(STEPS):
+        opt.zero_grad()
+        loss_of(wrapped, batch(100 * rank + step)).backward()
+        gradients.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
+        if step == 0:
+            first = [p.detach().clone() for p in model.parameters()]
+        opt.step()
+    state = opt.state_dict()
+    opt.close()
+    torch.save(
+        {
+            "first": first,
+            "gradients": gradients,
+            "weights": list(model.parameters()),
+            "state": state,
+        },
+        Path(folder) / f"rank{rank}.pt",
+    )
+    dist.destroy_process_group()
+
+
+def inner(rank: int, world: int, folder: str) -> None:
+    """The optimizer gets the module inside, before DDP is around it, as trainers do."""
+    start(rank, world, folder)
+    model = model_of()
+    opt = muond.Muon(model, **settings())
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    loss_of(wrapped, batch(rank)).backward()
+    opt.step()
+    torch.save(list(model.parameters()), Path(folder) / f"rank{rank}.pt")
+    opt.close()
+    dist.destroy_process_group()
+
+
+def unreduced(rank: int, world: int, folder: str) -> None:
+    """Each rank keeps its own gradient; the daemon averages."""
+    start(rank, world, folder)
+    model = model_of()
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    opt = muond.Muon(wrapped, data_parallel="unreduced", **settings())
+    gradients = []
+    for step in range(STEPS):
+        opt.zero_grad()
+        loss_of(wrapped, batch(100 * rank + step)).backward()
+        gradients.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
+        opt.step()
+    torch.save(
+        {"weights": list(model.parameters()), "gradients": gradients},
+        Path(folder) / f"rank{rank}.pt",
+    )
+    opt.close()
+    dist.destroy_process_group()
+
+
+def refusals(rank: int, world: int, folder: str) -> None:
+    """Ranks that disagree are told so, and nothing has changed; then they agree and go on."""
+    start(rank, world, folder)
+    told = {}
+    p = torch.nn.Parameter(torch.ones(4, 4))
+    opt = muond.Muon([p])
+    try:
+        opt.step()
+    except ValueError as error:
+        told["undeclared"] = str(error)
+    opt = muond.Muon([p], lr=0.5, data_parallel="reduced")
+    p.grad = torch.ones(4, 4)
+    opt.step()
+    before = p.detach().clone()
+    p.grad = torch.full((4, 4), 1.0 + rank)
+    told["gradients"] = _refused(opt)
+    p.grad = torch.ones(4, 4)
+    opt.param_groups[0]["lr"] = 0.5 + rank
+    told["settings"] = _refused(opt)
+    opt.param_groups[0]["lr"] = 0.5
+    p.grad = torch.ones(4, 4) if rank == 0 else None
+    told["absent"] = _refused(opt)
+    told["unchanged"] = bool(torch.equal(p, before))
+    p.grad = torch.ones(4, 4)
+    opt.step()
+    told["moved"] = not torch.equal(p, before)
+    torch.save(told, Path(folder) / f"rank{rank}.pt")
+    opt.close()
+    dist.destroy_process_group()
+
+
+def _refused(opt: muond.Muon) -> str:
+    try:
+        opt.step()
+    except muond.ReplicasDifferError as error:
+        return str(error)
+    return ""
+
+
+def other_manifest(rank: int, world: int, folder: str) -> None:
+    """Ranks with different shapes never start, and every rank is told what differs."""
+    start(rank, world, folder)
+    p = torch.nn.Parameter(torch.ones(4, 4 + rank))
+    p.grad = torch.ones_like(p)
+    opt = muond.Muon([p], data_parallel="reduced")
+    try:
+        opt.step()
+        told = ""
+    except muond.MuondError as error:
+        told = str(error)
+    torch.save(told, Path(folder) / f"rank{rank}.pt")
+    dist.barrier()
+    opt.close()
+    dist.destroy_process_group()
+
+
+def lose_a_rank(rank: int, world: int, folder: str) -> None:
+    """The last rank dies between steps: the others get an error, not a hang."""
+    start(rank, world, folder)
+    p = torch.nn.Parameter(torch.ones(4, 4))
+    opt = muond.Muon([p], data_parallel="reduced")
+    p.grad = torch.ones(4, 4)
+    opt.step()
+    if rank == world - 1:
+        os._exit(9)
+    before = p.detach().clone()
+    try:
+        opt.step()
+        told = ""
+    except muond.MuondError as error:
+        told = f"{type(error).__name__}: {error}"
+    torch.save((told, bool(torch.equal(p, before))), Path(folder) / f"rank{rank}.pt")
+    opt.close()

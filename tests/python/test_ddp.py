@@ -1,0 +1,95 @@
+"""DistributedDataParallel over gloo, real processes, one daemon that the first rank starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ddp_worker
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import muond
+
+
+def run(worker, world: int, folder: Path, expect_exit: int | None = None) -> list:
+    """Runs ``worker`` on every rank; what each rank saved."""
+    context = mp.start_processes(
+        worker, args=(world, str(folder)), nprocs=world, join=False, start_method="spawn"
+    )
+    for process in context.processes:
+        process.join(120)
+    codes = [process.exitcode for process in context.processes]
+    for process in context.processes:
+        if process.is_alive():
+            process.kill()
+    assert codes == [0] * (world - 1) + [expect_exit or 0], codes
+    found = [folder / f"rank{rank}.pt" for rank in range(world)]
+    return [torch.load(path, weights_only=False) for path in found if path.is_file()]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_same_reduced_gradients_give_plain_trainings_bits(world, tmp_path):
+    ranks = run(ddp_worker.train, world, tmp_path)
+    for rank in ranks[1:]:
+        for a, b in zip(ranks[0]["weights"], rank["weights"], strict=True):
+            assert torch.equal(a, b)
+    model = ddp_worker.model_of()
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), ranks[0]["first"], strict=True):
+            p.copy_(value)
+    opt = muond.Muon(model, **ddp_worker.settings())
+    for gradients in ranks[0]["gradients"]:
+        for p, gradient in zip(model.parameters(), gradients, strict=True):
+            p.grad = gradient
+        opt.step()
+    state = opt.state_dict()["state"]
+    opt.close()
+    for (name, p), theirs in zip(model.named_parameters(), ranks[0]["weights"], strict=True):
+        assert torch.equal(p, theirs), name
+    for index, values in state.items():
+        for key, value in values.items():
+            for rank in ranks:
+                assert torch.equal(value, rank["state"]["state"][index][key]), (index, key)
+
+
+def test_ddp_is_found_around_a_module_that_was_given_before(tmp_path):
+    first, second = run(ddp_worker.inner, 2, tmp_path)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_unreduced_gradients_are_averaged_by_the_daemon(tmp_path):
+    ranks = run(ddp_worker.unreduced, 2, tmp_path)
+    model = ddp_worker.model_of()
+    opt = muond.Muon(model, **ddp_worker.settings())
+    for one, two in zip(ranks[0]["gradients"], ranks[1]["gradients"], strict=True):
+        assert any(a is not None and not torch.equal(a, b) for a, b in zip(one, two, strict=True))
+        for p, a, b in zip(model.parameters(), one, two, strict=True):
+            p.grad = None if a is None else (a + b) / 2
+        opt.step()
+    opt.close()
+    for rank in ranks:
+        for (name, p), theirs in zip(model.named_parameters(), rank["weights"], strict=True):
+            torch.testing.assert_close(p, theirs, msg=name)
+
+
+def test_ranks_that_disagree_are_told_and_nothing_changes(tmp_path):
+    for told in run(ddp_worker.refusals, 2, tmp_path):
+        assert "has 2 ranks, and nothing tells whether" in told["undeclared"]
+        assert "group0.param0 is not the same on the 2 ranks" in told["gradients"]
+        assert "different values for lr of group0" in told["settings"]
+        assert "on some of the ranks" in told["absent"]
+        assert told["unchanged"]
+        assert told["moved"]
+
+
+def test_ranks_with_different_models_are_told_what_differs(tmp_path):
+    told = run(ddp_worker.other_manifest, 2, tmp_path)
+    assert all("[4,4]" in text and "[4,5]" in text for text in told), told
+
+
+def test_a_lost_rank_is_an_error_and_no_hang(tmp_path):
+    for text, unchanged in run(ddp_worker.lose_a_rank, 3, tmp_path, expect_exit=9):
+        assert text.startswith(("RankLostError", "DaemonLostError")), text
+        assert unchanged
