@@ -1,4 +1,5 @@
-# What `cmake --install` and the Python package carry. Included last by the top level: every program is a target by then.
+# What `cmake --install` carries of the library, and the Python package of everything (programs install themselves otherwise).
+# Included last by the top level: every program is a target by then.
 include(CMakePackageConfigHelpers)
 
 set(muond_programs "")
@@ -13,10 +14,6 @@ install(FILES ${PROJECT_SOURCE_DIR}/client/capi/muond.h DESTINATION ${CMAKE_INST
 install(EXPORT muond NAMESPACE muond:: FILE muondConfig.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/muond)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/muondConfigVersion.cmake COMPATIBILITY SameMajorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/muondConfigVersion.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/muond)
-if(muond_programs)
-  install(TARGETS ${muond_programs} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-endif()
-
 # The wheel: the library without its links (wheels have none), the programs beside it.
 install(FILES $<TARGET_FILE:muond_capi> DESTINATION muond RENAME libmuond.so COMPONENT python EXCLUDE_FROM_ALL)
 foreach(program ${muond_programs})
