@@ -1,0 +1,152 @@
+"""What is refused at a real daemon: that it is said what and how much, and that nothing has changed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from reference import matrices, set_gradients, vectors
+from torch import nn
+
+import muond
+from muond._session import Daemon, Manifest, Session
+
+
+def test_no_daemon_at_all():
+    p = nn.Parameter(torch.ones(2, 2))
+    p.grad = torch.ones(2, 2)
+    opt = muond.Muon([p], endpoint="unix:/tmp/no-such-muond/grpc.sock")
+    with pytest.raises(muond.MuondError, match=r"/tmp/no-such-muond/grpc\.sock"):
+        opt.step()
+    assert torch.all(p == 1)
+
+
+def test_a_socket_path_that_is_too_long():
+    p = nn.Parameter(torch.ones(2, 2))
+    p.grad = torch.ones(2, 2)
+    opt = muond.Muon([p], endpoint="unix:/tmp/" + "x" * 200)
+    with pytest.raises(muond.MuondError, match="107"):
+        opt.step()
+
+
+def test_no_binary(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MUOND_BIN", "/nowhere/muond")
+    p = nn.Parameter(torch.ones(2, 2))
+    p.grad = torch.ones(2, 2)
+    with pytest.raises(muond.MuondError, match="/nowhere/muond"):
+        muond.Muon([p]).step()
+
+
+def test_a_daemon_that_refuses_its_arguments_says_so():
+    with pytest.raises(muond.MuondError, match="no-such-option"):
+        Daemon(arguments=["--no-such-option", "1"])
+
+
+def test_nan_in_the_last_of_many_changes_nothing(shared_daemon):
+    params = matrices() + vectors()
+    opt = muond.Muon(
+        [{"params": params[:10]}, {"params": params[10:], "use_muon": False}],
+        endpoint=shared_daemon,
+    )
+    set_gradients(params, 0)
+    opt.step()
+    for value in (float("nan"), float("inf"), -float("inf")):
+        set_gradients(params, 1)
+        params[12].grad[-1] = value
+        before = [p.detach().clone() for p in params]
+        state = opt.state_dict()["state"]
+        with pytest.raises(muond.NonFiniteGradientError, match=r"group1\.param2"):
+            opt.step()
+        assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+        after = opt.state_dict()["state"]
+        assert all(torch.equal(state[i][k], after[i][k]) for i in state for k in state[i])
+    set_gradients(params, 1)
+    opt.step()
+    assert opt.state[params[12]]["step"] == 2, "void steps do not count"
+    opt.close()
+
+
+def test_two_jobs_with_one_name(shared_daemon):
+    params = [nn.Parameter(torch.ones(2, 2)) for _ in range(2)]
+    optimizers = [muond.Muon([p], lr=0.5, endpoint=shared_daemon, job="twin") for p in params]
+    for p in params:
+        p.grad = torch.ones(2, 2)
+    optimizers[0].step()
+    with pytest.raises(muond.MuondError, match="twin"):
+        optimizers[1].step()
+    assert torch.all(params[1] == 1)
+    optimizers[0].step()
+    optimizers[0].close()
+    optimizers[1].step()
+    optimizers[1].close()
+
+
+def test_a_manifest_of_2_to_the_40_elements(shared_daemon):
+    manifest = Manifest("huge", 1, 0, 1)
+    manifest.add_adamw_group("g")
+    manifest.add_tensor("w", (1 << 20, 1 << 20), 0, 0)
+    manifest.add_whole_block(0, 1, 0, 1)
+    with pytest.raises(muond.MuondError, match="w") as caught:
+        Session(manifest, shared_daemon)
+    assert caught.value.status == "INVALID_ARGUMENT"
+
+
+def test_no_memory_at_attach():
+    daemon = Daemon(arguments=["--cpu-memory-bytes", "1MiB"])
+    p = nn.Parameter(torch.ones(1024, 1024))
+    p.grad = torch.ones(1024, 1024)
+    opt = muond.Muon([p], endpoint=daemon.endpoint)
+    with pytest.raises(muond.MuondError, match=r"bytes") as caught:
+        opt.step()
+    assert caught.value.status == "RESOURCE_EXHAUSTED"
+    assert torch.all(p == 1)
+    daemon.stop()
+
+
+def test_a_socket_of_something_else(tmp_path: Path):
+    """A listener that is no daemon: an error within the time, no hang."""
+    path = f"/tmp/muond-test-{os.getpid()}.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    try:
+        p = nn.Parameter(torch.ones(2, 2))
+        manifest = Manifest("j", 1, 0, 1)
+        manifest.add_muon_group("g", "jordan", 5, 1)
+        manifest.add_tensor("w", (2, 2), 0, 0)
+        manifest.add_whole_block(0, 1, 0, 1)
+        with pytest.raises(muond.MuondError, match=path):
+            Session(manifest, f"unix:{path}", join_timeout=2)
+        assert torch.all(p == 1)
+    finally:
+        listener.close()
+        os.unlink(path)
+
+
+def test_missing_ranks_are_named(shared_daemon):
+    manifest = Manifest("lonely", 3, 1, 1)
+    manifest.add_muon_group("g", "jordan", 5, 1)
+    manifest.add_tensor("w", (2, 2), 0, 0)
+    manifest.add_whole_block(0, 1, 1, 3)
+    with pytest.raises(muond.MuondError) as caught:
+        Session(manifest, shared_daemon, join_timeout=1)
+    assert caught.value.status == "DEADLINE_EXCEEDED"
+
+
+def test_blocks_that_do_not_cover_a_tensor(shared_daemon):
+    import ctypes
+
+    from muond import _library as lib
+    from muond._session import check
+
+    manifest = Manifest("holes", 1, 0, 1)
+    manifest.add_muon_group("g", "jordan", 5, 1)
+    manifest.add_tensor("w", (4, 4), 0, 0)
+    offset, extent = (ctypes.c_int64 * 2)(0, 0), (ctypes.c_int64 * 2)(3, 4)
+    block = lib.Block.make(tensor=0, dims=2, offset=offset, extent=extent)
+    check(lib.load().muond_manifest_add_block(manifest.handle, block, None))
+    with pytest.raises(muond.MuondError, match=r"w.*12.*16|w.*16.*12"):
+        Session(manifest, shared_daemon)

@@ -1,0 +1,136 @@
+"""kill -9, at every named point of a step and at random instants: the job goes on, and ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import (
+    alive,
+    children,
+    eventually,
+    finish,
+    keeper_of,
+    read_steps,
+    start_job,
+)
+
+STEPS = 12
+POINTS = [
+    "after_ready",
+    "after_sheet",
+    "after_measure",
+    "before_verdict",
+    "after_verdict",
+    "before_stage",
+    "after_stage",
+    "before_flip",
+    "after_flip",
+    "before_copy_out",
+    "mid_copy_out",
+    "after_copy_out",
+    "after_ready_cell",
+    "before_done",
+    "after_done",
+]
+
+
+def same(one: dict, two: dict) -> None:
+    for i, (a, b) in enumerate(zip(one["weights"], two["weights"], strict=True)):
+        assert torch.equal(a, b), f"parameter {i}"
+    for index, values in one["state"]["state"].items():
+        for key, value in values.items():
+            assert torch.equal(value, two["state"]["state"][index][key]), f"{key} of {index}"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    out = tmp_path_factory.mktemp("undisturbed") / "end.pt"
+    finish(start_job(out, STEPS))
+    return torch.load(out)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_stepper_killed_at_a_point_costs_not_one_bit(point, undisturbed, tmp_path):
+    count = 1 + random.Random(point).randrange(20)
+    log = tmp_path / "log"
+    out = tmp_path / "end.pt"
+    job = start_job(out, STEPS, MUOND_FAIL_POINT=f"{point}:{count}", MUOND_LOG=str(log))
+    finish(job)
+    same(undisturbed, torch.load(out))
+    assert (
+        "SIGKILL" in log.read_text()
+        or "signal 9" in log.read_text()
+        or "signal=9" in log.read_text()
+    ), f"{point}:{count} was not passed:\n{log.read_text()[-2000:]}"
+
+
+def _kill_at_random(out: Path, seed: int, kills: int, steps: int) -> int:
+    """Runs the job, killing its stepper at random instants; how many died."""
+    instants = random.Random(seed)
+    job = start_job(out, steps)
+    read_steps(job, 1)
+    keeper = keeper_of(job.pid)
+    drain = threading.Thread(target=job.stdout.read)
+    drain.start()
+    killed = 0
+    while job.poll() is None and killed < kills:
+        time.sleep(instants.uniform(0.0, 0.25))
+        for stepper in children(keeper):
+            os.kill(stepper, signal.SIGKILL)
+            killed += 1
+    error = job.stderr.read()
+    assert job.wait(120) == 0, error
+    drain.join()
+    return killed
+
+
+def _random_kills(seeds: range, kills: int, steps: int, tmp_path: Path) -> None:
+    finish(start_job(tmp_path / "calm.pt", steps))
+    for seed in seeds:
+        print(f"seed {seed}")
+        out = tmp_path / f"{seed}.pt"
+        killed = _kill_at_random(out, seed, kills, steps)
+        assert killed > 0
+        same(torch.load(tmp_path / "calm.pt"), torch.load(out))
+
+
+def test_steppers_killed_at_random_instants_cost_not_one_bit(tmp_path):
+    _random_kills(range(2), kills=4, steps=150, tmp_path=tmp_path)
+
+
+@pytest.mark.long
+def test_steppers_killed_at_many_random_instants_cost_not_one_bit(tmp_path):
+    _random_kills(range(100, 130), kills=4, steps=300, tmp_path=tmp_path)
+
+
+def test_a_killed_keeper_is_a_clear_error_and_no_hang(tmp_path):
+    job = start_job(tmp_path / "end.pt", 10_000)
+    read_steps(job, 3)
+    keeper = keeper_of(job.pid)
+    steppers = children(keeper)
+    os.kill(keeper, signal.SIGKILL)
+    _, error = job.communicate(timeout=30)
+    assert job.returncode == 1
+    assert "DaemonLostError" in error
+    assert "keeper" in error
+    assert eventually(lambda: not any(alive(pid) for pid in [keeper, *steppers]))
+
+
+def test_a_stopped_stepper_only_makes_the_step_slower(undisturbed, tmp_path):
+    out = tmp_path / "end.pt"
+    job = start_job(out, STEPS, 0.05)
+    read_steps(job, 2)
+    [stepper] = children(keeper_of(job.pid))
+    os.kill(stepper, signal.SIGSTOP)
+    time.sleep(1.5)
+    assert job.poll() is None
+    os.kill(stepper, signal.SIGCONT)
+    finish(job)
+    same(undisturbed, torch.load(out))
