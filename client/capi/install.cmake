@@ -9,11 +9,14 @@ foreach(program muond muond-coordinator muonctl)
   endif()
 endforeach()
 
-install(TARGETS muond_capi EXPORT muond LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(FILES ${PROJECT_SOURCE_DIR}/client/capi/muond.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(EXPORT muond NAMESPACE muond:: FILE muondConfig.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/muond)
+set(muond_package ${CMAKE_INSTALL_LIBDIR}/cmake/muond)
+install(TARGETS muond_capi EXPORT muond
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development NAMELINK_COMPONENT development)
+install(FILES ${PROJECT_SOURCE_DIR}/client/capi/muond.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
+install(EXPORT muond NAMESPACE muond:: FILE muondConfig.cmake DESTINATION ${muond_package} COMPONENT development)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/muondConfigVersion.cmake COMPATIBILITY SameMajorVersion)
-install(FILES ${PROJECT_BINARY_DIR}/muondConfigVersion.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/muond)
+install(FILES ${PROJECT_BINARY_DIR}/muondConfigVersion.cmake DESTINATION ${muond_package} COMPONENT development)
+
 # The wheel: the library without its links (wheels have none), the programs beside it.
 install(FILES $<TARGET_FILE:muond_capi> DESTINATION muond RENAME libmuond.so COMPONENT python EXCLUDE_FROM_ALL)
 foreach(program ${muond_programs})

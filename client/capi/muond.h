@@ -2,17 +2,22 @@
  *
  * Lifetime of a job, from one rank:
  *   muond_daemon_start (or an endpoint of your own) -> muond_manifest_* -> muond_client_attach
- *   every step: muond_client_put for each gradient, muond_client_commit, muond_client_wait; parameters are then new in place
+ *   every step: muond_client_put for each gradient, muond_client_commit, muond_client_wait;
+ *   parameters are then new in place
  *   muond_client_detach -> muond_client_destroy -> muond_daemon_stop
  *
  * Conventions
- *   Calls return muond_status; MUOND_OK is 0. After any other value muond_last_message() tells what and how much, for the calling thread,
+ *   Calls return muond_status; MUOND_OK is 0. After any other value muond_last_message() tells
+ *   what and how much, for the calling thread,
  *   until its next call. Nothing throws, aborts or prints.
- *   Option structs begin with struct_size = sizeof(the struct): fields that an older caller does not know take their defaults, which are
+ *   Option structs begin with struct_size = sizeof(the struct): fields that an older caller
+ *   does not know take their defaults, which are
  *   zero unless a field says otherwise. MUOND_INIT(type) gives a zeroed struct with its size.
- *   A client is used by one thread at a time. It must not be used in a child of fork(): calls there return MUOND_FAILED_PRECONDITION,
+ *   A client is used by one thread at a time. It must not be used in a child of fork(): calls
+ *   there return MUOND_FAILED_PRECONDITION,
  *   and the parent is not disturbed.
- *   Sizes are bytes unless a name says elements. Strings are UTF-8, borrowed for the call. Steps start at 1.
+ *   Sizes are bytes unless a name says elements. Strings are UTF-8, borrowed for the call.
+ *   Steps start at 1.
  *   Only names that begin with muond_ or MUOND_ are defined here.
  */
 #pragma once
@@ -101,25 +106,27 @@ typedef struct muond_slab muond_slab;
 typedef struct muond_daemon muond_daemon;
 
 MUOND_API const char* muond_version(void); /* "0.1.0" */
-MUOND_API void muond_abi_version(int32_t* major,
-                                 int32_t* minor); /* of the library that is loaded */
-MUOND_API const char* muond_last_message(
-    void); /* borrowed until this thread's next call; "" after MUOND_OK */
-MUOND_API const char* muond_status_name(
-    muond_status status); /* "INVALID_ARGUMENT"; "?" for no status */
+/* of the library that is loaded */
+MUOND_API void muond_abi_version(int32_t* major, int32_t* minor);
+/* borrowed until this thread's next call; "" after MUOND_OK */
+MUOND_API const char* muond_last_message(void);
+/* "INVALID_ARGUMENT"; "?" for no status */
+MUOND_API const char* muond_status_name(muond_status status);
 
-/* ---- a daemon of one's own ------------------------------------------------------------------------------------------------------ */
+/* ---- a daemon of one's own ---------------------------------------------------------------- */
 
 typedef struct muond_daemon_options {
   size_t struct_size;
-  const char*
-      program; /* the muond binary; NULL: MUOND_BIN, else beside this library, else on PATH */
-  const char*
-      log_path; /* where its log goes; NULL: kept out of sight, its end is told when the start fails; "-": our stderr */
+  /* the muond binary; NULL: MUOND_BIN, else beside this library, else on PATH */
+  const char* program;
+  /* where its log goes; NULL: kept out of sight, its end is told when the start fails; "-": our
+   * stderr */
+  const char* log_path;
   double timeout_seconds; /* until it serves; 0: 30 */
   const char* const*
       arguments; /* further arguments of the command line, NULL at the end; NULL: none */
-  /* Called by the starting thread about twice a second while it waits, with seconds waited and what it waits for. NULL: silence. */
+  /* Called by the starting thread about twice a second while it waits, with seconds waited and
+   * what it waits for. NULL: silence. */
   void (*progress)(void* context, double seconds, const char* text);
   void* progress_context;
 } muond_daemon_options;
@@ -127,23 +134,25 @@ typedef struct muond_daemon_options {
 /* Starts `muond --standalone`. It ends by itself when this process ends, however it ends. */
 MUOND_API muond_status muond_daemon_start(const muond_daemon_options* options,
                                           muond_daemon** daemon);
-MUOND_API const char* muond_daemon_endpoint(
-    const muond_daemon* daemon); /* borrowed from the daemon */
+/* borrowed from the daemon */
+MUOND_API const char* muond_daemon_endpoint(const muond_daemon* daemon);
 MUOND_API int32_t muond_daemon_pid(const muond_daemon* daemon);
-/* Waits until every rank of every job there has left, or it has ended. DEADLINE_EXCEEDED: somebody is still there. */
+/* Waits until every rank of every job there has left, or it has ended. DEADLINE_EXCEEDED: somebody
+ * is still there. */
 MUOND_API muond_status muond_daemon_wait(muond_daemon* daemon, double timeout_seconds);
-/* Lets it go and waits until it has ended, at most `timeout_seconds` (0: 10), then kills it. Frees `daemon` in any case. */
+/* Lets it go and waits until it has ended, at most `timeout_seconds` (0: 10), then kills it. Frees
+ * `daemon` in any case. */
 MUOND_API muond_status muond_daemon_stop(muond_daemon* daemon, double timeout_seconds);
 
-/* ---- what is to be optimised ---------------------------------------------------------------------------------------------------- */
+/* ---- what is to be optimised -------------------------------------------------------------- */
 
 typedef struct muond_manifest_options {
   size_t struct_size;
   const char* job; /* unique among the running jobs */
   int32_t world_size;
   int32_t rank;
-  int32_t
-      buckets; /* tensors name one of 0 .. buckets-1; those of one bucket are announced together */
+  /* tensors name one of 0 .. buckets-1; those of one bucket are announced together */
+  int32_t buckets;
 } muond_manifest_options;
 
 typedef struct muond_coefficients {
@@ -166,14 +175,14 @@ typedef struct muond_tensor {
   const char* name;
   const int64_t* shape;
   int32_t dims; /* 1 or more; a scalar is a tensor of shape [1] */
-  int32_t
-      row_dims; /* its 2-D view: rows = product of the first row_dims, cols = of the rest. 0: 1 */
+  /* its 2-D view: rows = product of the first row_dims, cols = of the rest. 0: 1 */
+  int32_t row_dims;
   muond_type parameter_type; /* 0: float32 */
   muond_type gradient_type;  /* 0: float32 */
   int32_t group;
   int32_t bucket;
-  const int64_t*
-      matrix_rows; /* muon: heights of the matrices that the view's rows are cut into; NULL: one matrix */
+  /* muon: heights of the matrices that the view's rows are cut into; NULL: one matrix */
+  const int64_t* matrix_rows;
   int32_t matrix_rows_count;
 } muond_tensor;
 
@@ -191,7 +200,8 @@ typedef struct muond_block {
 
 MUOND_API muond_status muond_manifest_create(const muond_manifest_options* options,
                                              muond_manifest** manifest);
-/* The index of what was added, which later structs name, goes to `index` (may be NULL): 0, 1, 2 in the order of the calls. */
+/* The index of what was added, which later structs name, goes to `index` (may be NULL): 0, 1, 2 in
+ * the order of the calls. */
 MUOND_API muond_status muond_manifest_add_group(muond_manifest* manifest, const muond_group* group,
                                                 int32_t* index);
 MUOND_API muond_status muond_manifest_add_tensor(muond_manifest* manifest,
@@ -201,14 +211,14 @@ MUOND_API muond_status muond_manifest_add_block(muond_manifest* manifest, const 
                                                 int32_t* index);
 MUOND_API void muond_manifest_destroy(muond_manifest* manifest);
 
-/* ---- a rank's session ----------------------------------------------------------------------------------------------------------- */
+/* ---- a rank's session --------------------------------------------------------------------- */
 
 typedef struct muond_attach_options {
   size_t struct_size;
   const char* endpoint; /* of the daemon; NULL with `echo` */
   const char* token;    /* the job's bearer token, if the daemon asks for one */
-  int32_t
-      echo; /* 1: no daemon. Every step is p -= lr * (g / loss_scale) here, so that bindings can be tested. */
+  /* 1: no daemon. Every step is p -= lr * (g / loss_scale) here, so that bindings can be tested. */
+  int32_t echo;
   int32_t adopt; /* 1: go on with the state that the daemon still holds under the job's name */
   double join_timeout_seconds;   /* until every rank of the job has come; 0: 300 */
   double repair_timeout_seconds; /* how long a daemon that restarts is waited for; 0: 60 */
@@ -247,20 +257,23 @@ typedef struct muond_block_place {
 MUOND_API muond_status muond_client_get_block(const muond_client* client, int32_t block,
                                               muond_block_place* place);
 
-/* Memory shared with the daemon. A slab stays mapped until it is released, longer than its client if need be. */
+/* Memory shared with the daemon. A slab stays mapped until it is released, longer than its client
+ * if need be. */
 MUOND_API muond_status muond_client_get_slab(const muond_client* client, muond_slab_kind kind,
                                              muond_slab** slab);
 MUOND_API void* muond_slab_data(const muond_slab* slab); /* NULL when it is empty */
 MUOND_API uint64_t muond_slab_size(const muond_slab* slab);
 MUOND_API void muond_slab_release(muond_slab* slab);
 
-/* ---- a step --------------------------------------------------------------------------------------------------------------------- */
+/* ---- a step ------------------------------------------------------------------------------- */
 
-/* The gradient of a block for the step that comes next: dense, row-major, `size` bytes as in muond_block_place; read during the call.
- * Again for the same block before the commit: the later one counts. A tensor without a put has no gradient in this step. */
+/* The gradient of a block for the step that comes next: dense, row-major, `size` bytes as in
+ * muond_block_place; read during the call. Again for the same block before the commit: the later
+ * one counts. A tensor without a put has no gradient in this step. */
 MUOND_API muond_status muond_client_put(muond_client* client, int32_t block, const void* data,
                                         uint64_t size);
-/* All gradients of the bucket are put: the daemon may look at them. The commit does it for buckets that were not announced. */
+/* All gradients of the bucket are put: the daemon may look at them. The commit does it for buckets
+ * that were not announced. */
 MUOND_API muond_status muond_client_announce(muond_client* client, int32_t bucket);
 
 typedef struct muond_scalars {
@@ -289,12 +302,13 @@ typedef struct muond_outcome {
   int32_t tensor;           /* which tensor the reason names, or -1 */
 } muond_outcome;
 
-/* Waits for the committed step. DEADLINE_EXCEEDED after `timeout_seconds` (0: no limit): wait again. A VOID step is MUOND_OK here; its
- * text is in muond_last_message(). UNAVAILABLE: the daemon is gone, and every later call says so too. */
+/* Waits for the committed step. DEADLINE_EXCEEDED after `timeout_seconds` (0: no limit): wait
+ * again. A VOID step is MUOND_OK here; its text is in muond_last_message(). UNAVAILABLE: the
+ * daemon is gone, and every later call says so too. */
 MUOND_API muond_status muond_client_wait(muond_client* client, double timeout_seconds,
                                          muond_outcome* outcome);
 
-/* ---- optimizer state, between steps --------------------------------------------------------------------------------------------- */
+/* ---- optimizer state, between steps ------------------------------------------------------- */
 
 /* `size` must be the field's size exactly (muond_state_field). */
 MUOND_API muond_status muond_client_fetch_state(muond_client* client, int32_t tensor,
@@ -303,7 +317,8 @@ MUOND_API muond_status muond_client_push_state(muond_client* client, int32_t ten
                                                muond_state_field field, const void* data,
                                                uint64_t size);
 
-/* Leaves the job in order; the last rank to leave ends it. The client can only be destroyed afterwards. */
+/* Leaves the job in order; the last rank to leave ends it. The client can only be destroyed
+ * afterwards. */
 MUOND_API muond_status muond_client_detach(muond_client* client);
 /* Without a detach the daemon takes this rank for dead. */
 MUOND_API void muond_client_destroy(muond_client* client);

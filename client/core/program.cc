@@ -37,9 +37,9 @@ absl::StatusOr<std::string> FindProgram(const std::string& named) {
     return absl::NotFoundError(absl::StrCat("MUOND_BIN names ", set, ", which cannot be run"));
   }
   const std::string folder = FolderOfThisLibrary();
-  std::vector<std::string> places = {absl::StrCat(folder, "/bin/muond"),
-                                     absl::StrCat(folder, "/../bin/muond"),
-                                     absl::StrCat(folder, "/../../server/daemon/muond")};
+  std::vector<std::string> places = {
+      absl::StrCat(folder, "/bin/muond"), absl::StrCat(folder, "/../bin/muond"),
+      absl::StrCat(folder, "/../../bin/muond"), absl::StrCat(folder, "/../../server/daemon/muond")};
   if (const char* path = std::getenv("PATH"); path != nullptr) {
     for (absl::string_view entry : absl::StrSplit(path, ':', absl::SkipEmpty())) {
       places.push_back(absl::StrCat(entry, "/muond"));

@@ -25,7 +25,10 @@ def _find_build() -> None:
     if library is None:
         return  # an installed package brings its own
     os.environ["MUOND_LIBRARY"] = library
-    program = Path(library).resolve().parents[2] / "server/daemon/muond"
+    tree = Path(library).resolve().parents[2]
+    program = next(
+        (p for p in (tree / "bin/muond", tree / "server/daemon/muond") if p.is_file()), tree
+    )
     if "MUOND_BIN" not in os.environ and program.is_file():
         os.environ["MUOND_BIN"] = str(program)
     package = str(ROOT / "client/python")

@@ -223,13 +223,18 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
 
 
 def library_path() -> Path:
-    """Where the library is: ``MUOND_LIBRARY``, else inside this package."""
+    """Where the library is: ``MUOND_LIBRARY``; inside this package; in a checkout, its newest build."""
+    package = Path(__file__).resolve().parent
     named = os.environ.get("MUOND_LIBRARY")
-    path = Path(named) if named else Path(__file__).parent / "libmuond.so"
+    path = Path(named) if named else package / "libmuond.so"
+    if not named and not path.is_file():
+        checkout = package.parents[2]
+        builds = checkout.glob("build/*/client/capi/libmuond.so")
+        path = max(builds, key=lambda found: found.stat().st_mtime, default=path)
     if not path.is_file():
         raise ImportError(
-            f"the muond library is not at {path}: install the package (pip install .), or point "
-            "MUOND_LIBRARY at libmuond.so of a build"
+            f"the muond library is not at {path}: install the package (pip install .), build it "
+            "(cmake --preset release; ninja -C build/release), or point MUOND_LIBRARY at libmuond.so"
         )
     return path
 

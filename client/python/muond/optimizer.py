@@ -51,7 +51,8 @@ class Muon(torch.optim.Optimizer):
             (all 2-D, all Muon's, as torch.optim.Muon has it), or parameter groups, each with an optional ``use_muon``.
         lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: Muon's, as in torch.optim.Muon.
             ``ns_coefficients`` may also name a coefficient table of the daemon.
-        adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay: AdamW's.
+        adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay: AdamW's. Rate and decay are torch.optim.AdamW's defaults (1e-3, 0.01) where not
+            given; with ``adjust_lr_fn="match_rms_adamw"``, which is there to share them, they are ``lr`` and ``weight_decay``.
         clip_norm: global norm of all gradients of the job, above which they are scaled down before anything else; replaces
             ``clip_grad_norm_``. None: no clipping. Can be assigned between steps.
         route: ``route(name, parameter)`` returns True for Muon, False for AdamW, None for the rule's choice.
@@ -78,10 +79,10 @@ class Muon(torch.optim.Optimizer):
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
         *,
-        adamw_lr: float | Tensor = 1e-3,
+        adamw_lr: float | Tensor | None = None,
         adamw_betas: tuple[float, float] = (0.9, 0.999),
         adamw_eps: float = 1e-8,
-        adamw_weight_decay: float = 1e-2,
+        adamw_weight_decay: float | None = None,
         clip_norm: float | None = None,
         route: routing.Route | None = None,
         endpoint: str | None = None,
@@ -113,6 +114,11 @@ class Muon(torch.optim.Optimizer):
         self._statics: list[Any] = []
         self._pending: int | None = None
         self._failure: MuondError | None = None
+        shared = adjust_lr_fn == "match_rms_adamw"
+        if adamw_lr is None:
+            adamw_lr = lr if shared else 1e-3
+        if adamw_weight_decay is None:
+            adamw_weight_decay = weight_decay if shared else 1e-2
         self._adamw_defaults = {
             "lr": adamw_lr,
             "betas": adamw_betas,

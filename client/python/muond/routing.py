@@ -99,7 +99,7 @@ def route_model(model: nn.Module, route: Route | None = None) -> list[Routed]:
     routed = []
     for parameter in model.parameters():
         name, rule = names[parameter], by_name(names[parameter], parameter)
-        if rule[0] or parameter.ndim > 2:
+        if not name.endswith("bias"):
             for owner in owners[parameter]:
                 if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
                     rule = (False, "embedding")
