@@ -24,6 +24,11 @@ def _shared_memory() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if "muond" in name}
 
 
+def _daemons() -> list[int]:
+    """Daemons that this process has started."""
+    return sorted(child for child in children(os.getpid()) if program_of(child) == "muond")
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_job_leaves_no_process_file_or_memory(how, tmp_path):
     before = _shared_memory()
@@ -68,20 +73,23 @@ def test_close_ends_the_daemon_and_gives_descriptors_and_mappings_back():
         maps = sum("muond" in line for line in Path("/proc/self/maps").read_text().splitlines())
         return len(os.listdir("/proc/self/fd")), maps
 
+    before = _daemons()
     once()
     first = once()
     assert once() == first
-    assert not any(program_of(child) == "muond" for child in children(os.getpid()))
+    assert _daemons() == before
 
 
 def test_an_optimizer_that_is_dropped_leaves_its_job():
     p = nn.Parameter(torch.ones(3, 3))
     p.grad = torch.ones(3, 3)
+    before = _daemons()
     opt = muond.Muon([p], lr=0.5)
     opt.step()
+    assert len(_daemons()) == len(before) + 1
     value = p.detach().clone()
     del opt
-    assert eventually(lambda: not any(program_of(c) == "muond" for c in children(os.getpid())))
+    assert eventually(lambda: _daemons() == before)
     assert torch.equal(p, value), "the parameter's memory outlives the daemon"
 
 
