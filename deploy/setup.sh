@@ -148,7 +148,7 @@ build() {
   }
   grep -- '-- muond ' build/build.log || true
   if ! ((tests)); then
-    targets=(muond muond-coordinator muonctl muond_capi)
+    targets=(muond muonctl muond_capi)
   fi
   ninja -C build/release -j"$jobs" "${targets[@]}" >>build/build.log 2>&1 || {
     grep -A 12 -m 3 -E '^FAILED|error:' build/build.log >&2 || tail -n 30 build/build.log >&2
@@ -173,9 +173,9 @@ build
 cat >build/env.sh <<TEXT
 # Written by deploy/setup.sh: source it to use this checkout's build by hand.
 export MUOND_PYTHON='$python'
-export MUOND_BUILD_DIR='$root/build/release'
-export MUOND_BIN_DIR='$root/build/release/bin'
-export PATH='$root/build/release/bin':"\$PATH"
+export MUOND_BIN='$root/build/release/server/daemon/muond'
+export MUOND_LIBRARY='$root/build/release/client/capi/libmuond.so'
+export PATH='$root/build/release/client/ctl:$root/build/release/server/coordinator:$root/build/release/server/daemon':"\$PATH"
 export PYTHONPATH='$root/client/python'"\${PYTHONPATH:+:\$PYTHONPATH}"
 export PYTHONDONTWRITEBYTECODE=1
 TEXT

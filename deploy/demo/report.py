@@ -28,7 +28,7 @@ def table(runs: Sequence[Run]) -> str:
     rows = []
     for run in runs:
         forward, optimizer = _median_ms(run.forward_backward), _median_ms(run.optimizer)
-        daemon = 1e3 * sum(run.phases.values())
+        daemon = 1e3 * run.phases.get("step", 0.0)
         rows.append((
             NAMES[run.kind], str(len(run.losses)), f"{_smooth(run, common):.3f}",
             f"{_smooth(run, len(run.losses)):.3f}", f"{run.held_out:.3f}", f"{forward + optimizer:.1f}",
@@ -41,7 +41,9 @@ def table(runs: Sequence[Run]) -> str:
                        for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in (head, *rows)]
     for run in runs:
         if run.phases:
-            phases = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in run.phases.items())
+            phases = ", ".join(
+                f"{name} {1e3 * seconds:.2f}" for name, seconds in run.phases.items() if name != "step"
+            )
             lines.append(f"{NAMES[run.kind]}: the daemon's phases in ms (medians): {phases}")
     return "\n".join(lines)
 

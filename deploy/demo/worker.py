@@ -107,6 +107,7 @@ def _schedule(options: Options) -> Callable[[int], float]:
 def train(rank: int, kind: str, options: Options) -> None:
     """Trains, and on rank 0 leaves the Run as JSON in the folder."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.ranks))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(
         "gloo", init_method=f"file://{options.folder}/{kind}.rendezvous", rank=rank, world_size=options.ranks
     )
