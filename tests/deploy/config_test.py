@@ -56,7 +56,8 @@ class ConfigTest(unittest.TestCase):
         config = (ROOT / "deploy" / "config" / "muond.yaml").read_text(encoding="utf-8")
         stop = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
         drain = re.search(r"^drain_timeout_s: (\d+)", config, re.MULTILINE)
-        assert stop and drain
+        assert stop
+        assert drain
         self.assertGreater(int(stop[1]), int(drain[1]))
 
 

@@ -10,7 +10,7 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-import summary  # noqa: E402
+import summary
 
 CTEST = """<testsuite tests="4">
 <testcase name="good_test" classname="good_test" status="run"/>
