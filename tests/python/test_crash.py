@@ -58,17 +58,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_stepper_killed_at_a_point_costs_not_one_bit(point, undisturbed, tmp_path):
-    count = 1 + random.Random(point).randrange(20)
+    count = 1 + random.Random(point).randrange(7)  # ten of the steps are applied
     log = tmp_path / "log"
     out = tmp_path / "end.pt"
     job = start_job(out, STEPS, MUOND_FAIL_POINT=f"{point}:{count}", MUOND_LOG=str(log))
     finish(job)
     same(undisturbed, torch.load(out))
-    assert (
-        "SIGKILL" in log.read_text()
-        or "signal 9" in log.read_text()
-        or "signal=9" in log.read_text()
-    ), f"{point}:{count} was not passed:\n{log.read_text()[-2000:]}"
+    assert log.read_text().count("stepper.started") == 2, f"{point}:{count} was not passed"
 
 
 def _kill_at_random(out: Path, seed: int, kills: int, steps: int) -> int:
