@@ -469,8 +469,8 @@ absl::Status DaemonClient::Detach() {
   if (absl::Status alive = Alive(); !alive.ok()) return alive;
   absl::StatusOr<std::unique_ptr<DaemonStub>> stub = Connect(options_);
   if (!stub.ok()) return stub.status();
-  const absl::Status left = (*stub)->Detach(info_.session, options_.repair_timeout);
   line_->Send(line_->Make(FrameType::kBye, info_.last_step));
+  const absl::Status left = (*stub)->Detach(info_.session, options_.repair_timeout);
   detached_ = true;
   return left;
 }

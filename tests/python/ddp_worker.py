@@ -23,6 +23,15 @@ def start(rank: int, world: int, folder: str) -> None:
     )
 
 
+def scenarios(rank: int, world: int, folder: str, *names: str) -> None:
+    """Runs the named functions below one after the other; what they return goes to NAME-rankN.pt."""
+    start(rank, world, folder)
+    for name in names:
+        torch.save(globals()[name](rank, world), Path(folder) / f"{name}-rank{rank}.pt")
+        dist.barrier()
+    dist.destroy_process_group()
+
+
 def model_of(seed: int = 5) -> SmallModel:
     torch.manual_seed(seed)
     return SmallModel()
@@ -32,9 +41,8 @@ def settings() -> dict:
     return {"lr": 0.02, "adamw_lr": 2e-3, "clip_norm": 1.0, "verbose": False}
 
 
-def train(rank: int, world: int, folder: str) -> None:
+def train(rank: int, world: int) -> object:
     """DDP's own reduction; the first rank writes the reduced gradients down, every rank its weights and state."""
-    start(rank, world, folder)
     model = model_of(seed=5 + rank)  # DDP makes them equal
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
     opt = muond.Muon(wrapped, **settings())
@@ -48,34 +56,28 @@ def train(rank: int, world: int, folder: str) -> None:
         opt.step()
     state = opt.state_dict()
     opt.close()
-    torch.save(
-        {
-            "first": first,
-            "gradients": gradients,
-            "weights": list(model.parameters()),
-            "state": state,
-        },
-        Path(folder) / f"rank{rank}.pt",
-    )
-    dist.destroy_process_group()
+    return {
+        "first": first,
+        "gradients": gradients,
+        "weights": list(model.parameters()),
+        "state": state,
+    }
 
 
-def inner(rank: int, world: int, folder: str) -> None:
+def inner(rank: int, world: int) -> object:
     """The optimizer gets the module inside, before DDP is around it, as trainers do."""
-    start(rank, world, folder)
     model = model_of()
     opt = muond.Muon(model, **settings())
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
     loss_of(wrapped, batch(rank)).backward()
     opt.step()
-    torch.save(list(model.parameters()), Path(folder) / f"rank{rank}.pt")
+    result = list(model.parameters())
     opt.close()
-    dist.destroy_process_group()
+    return result
 
 
-def unreduced(rank: int, world: int, folder: str) -> None:
+def unreduced(rank: int, world: int) -> object:
     """Each rank keeps its own gradient; the daemon averages."""
-    start(rank, world, folder)
     model = model_of()
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
     opt = muond.Muon(wrapped, data_parallel="unreduced", **settings())
@@ -85,17 +87,13 @@ def unreduced(rank: int, world: int, folder: str) -> None:
         loss_of(wrapped, batch(100 * rank + step)).backward()
         gradients.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
         opt.step()
-    torch.save(
-        {"weights": list(model.parameters()), "gradients": gradients},
-        Path(folder) / f"rank{rank}.pt",
-    )
+    result = {"weights": list(model.parameters()), "gradients": gradients}
     opt.close()
-    dist.destroy_process_group()
+    return result
 
 
-def refusals(rank: int, world: int, folder: str) -> None:
+def refusals(rank: int, world: int) -> object:
     """Ranks that disagree are told so, and nothing has changed; then they agree and go on."""
-    start(rank, world, folder)
     told = {}
     p = torch.nn.Parameter(torch.ones(4, 4))
     opt = muond.Muon([p])
@@ -119,9 +117,9 @@ def refusals(rank: int, world: int, folder: str) -> None:
     p.grad = torch.ones(4, 4)
     opt.step()
     told["moved"] = not torch.equal(p, before)
-    torch.save(told, Path(folder) / f"rank{rank}.pt")
+    result = told
     opt.close()
-    dist.destroy_process_group()
+    return result
 
 
 def _refused(opt: muond.Muon) -> str:
@@ -132,9 +130,8 @@ def _refused(opt: muond.Muon) -> str:
     return ""
 
 
-def other_manifest(rank: int, world: int, folder: str) -> None:
+def other_manifest(rank: int, world: int) -> object:
     """Ranks with different shapes never start, and every rank is told what differs."""
-    start(rank, world, folder)
     p = torch.nn.Parameter(torch.ones(4, 4 + rank))
     p.grad = torch.ones_like(p)
     opt = muond.Muon([p], data_parallel="reduced")
@@ -143,10 +140,9 @@ def other_manifest(rank: int, world: int, folder: str) -> None:
         told = ""
     except muond.MuondError as error:
         told = str(error)
-    torch.save(told, Path(folder) / f"rank{rank}.pt")
-    dist.barrier()
+    result = told
     opt.close()
-    dist.destroy_process_group()
+    return result
 
 
 def lose_a_rank(rank: int, world: int, folder: str) -> None:
@@ -164,5 +160,5 @@ def lose_a_rank(rank: int, world: int, folder: str) -> None:
         told = ""
     except muond.MuondError as error:
         told = f"{type(error).__name__}: {error}"
-    torch.save((told, bool(torch.equal(p, before))), Path(folder) / f"rank{rank}.pt")
+    torch.save((told, bool(torch.equal(p, before))), Path(folder) / f"lost-rank{rank}.pt")
     opt.close()

@@ -1,6 +1,6 @@
 """A training job as a process of its own, for tests that kill things: deterministic, and it writes down what it ends with.
 
-    python job.py OUT STEPS [PAUSE_SECONDS]
+    python job.py OUT STEPS PAUSE_SECONDS
 
 Prints one line a step: "step N ENDPOINT".
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from reference import SmallModel, batch, loss_of
@@ -16,11 +17,13 @@ from reference import SmallModel, batch, loss_of
 import muond
 
 
-def main(out: str, steps: int, pause: float) -> None:
-    torch.set_num_threads(1)
+def train(
+    steps: int, pause: float = 0.0, endpoint: str | None = None, say: Callable[[str], None] = str
+) -> dict:
+    """The whole job; what it ends with."""
     torch.manual_seed(11)
     model = SmallModel()
-    opt = muond.Muon(model, lr=0.02, adamw_lr=2e-3, clip_norm=1.0, verbose=False)
+    opt = muond.Muon(model, lr=0.02, adamw_lr=2e-3, clip_norm=1.0, endpoint=endpoint, verbose=False)
     for step in range(1, steps + 1):
         opt.zero_grad()
         loss_of(model, batch(step)).backward()
@@ -34,12 +37,14 @@ def main(out: str, steps: int, pause: float) -> None:
                 raise AssertionError("a NaN went unnoticed")
         else:
             opt.step()
-        print(f"step {step} {opt.endpoint}", flush=True)
+        say(f"step {step} {opt.endpoint}")
         time.sleep(pause)
     state = opt.state_dict()
     opt.close()
-    torch.save({"weights": [p.detach() for p in model.parameters()], "state": state}, out)
+    return {"weights": [p.detach() for p in model.parameters()], "state": state}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)
+    torch.set_num_threads(1)
+    end = train(int(sys.argv[2]), float(sys.argv[3]), say=lambda line: print(line, flush=True))
+    torch.save(end, sys.argv[1])

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import job
 import pytest
 import torch
 from processes import (
@@ -20,6 +21,8 @@ from processes import (
     read_steps,
     start_job,
 )
+
+from muond._session import Daemon
 
 STEPS = 12
 POINTS = [
@@ -50,39 +53,39 @@ def same(one: dict, two: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    out = tmp_path_factory.mktemp("undisturbed") / "end.pt"
-    finish(start_job(out, STEPS))
-    return torch.load(out)
+def undisturbed(shared_daemon: str) -> dict:
+    return job.train(STEPS, endpoint=shared_daemon)
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_stepper_killed_at_a_point_costs_not_one_bit(point, undisturbed, tmp_path):
     count = 1 + random.Random(point).randrange(7)  # ten of the steps are applied
     log = tmp_path / "log"
-    out = tmp_path / "end.pt"
-    job = start_job(out, STEPS, MUOND_FAIL_POINT=f"{point}:{count}", MUOND_LOG=str(log))
-    finish(job)
-    same(undisturbed, torch.load(out))
+    daemon = Daemon(
+        log_path=str(log), arguments=["--fail-point", f"{point}:{count}", "--cpu-devices", "2"]
+    )
+    end = job.train(STEPS, endpoint=daemon.endpoint)
+    daemon.stop()
+    same(undisturbed, end)
     assert log.read_text().count("stepper.started") == 2, f"{point}:{count} was not passed"
 
 
 def _kill_at_random(out: Path, seed: int, kills: int, steps: int) -> int:
     """Runs the job, killing its stepper at random instants; how many died."""
     instants = random.Random(seed)
-    job = start_job(out, steps)
-    read_steps(job, 1)
-    keeper = keeper_of(job.pid)
-    drain = threading.Thread(target=job.stdout.read)
+    process = start_job(out, steps)
+    read_steps(process, 1)
+    keeper = keeper_of(process.pid)
+    drain = threading.Thread(target=process.stdout.read)
     drain.start()
     killed = 0
-    while job.poll() is None and killed < kills:
+    while process.poll() is None and killed < kills:
         time.sleep(instants.uniform(0.0, 0.25))
         for stepper in children(keeper):
             os.kill(stepper, signal.SIGKILL)
             killed += 1
-    error = job.stderr.read()
-    assert job.wait(120) == 0, error
+    error = process.stderr.read()
+    assert process.wait(120) == 0, error
     drain.join()
     return killed
 
@@ -107,13 +110,13 @@ def test_steppers_killed_at_many_random_instants_cost_not_one_bit(tmp_path):
 
 
 def test_a_killed_keeper_is_a_clear_error_and_no_hang(tmp_path):
-    job = start_job(tmp_path / "end.pt", 10_000)
-    read_steps(job, 3)
-    keeper = keeper_of(job.pid)
+    process = start_job(tmp_path / "end.pt", 10_000)
+    read_steps(process, 3)
+    keeper = keeper_of(process.pid)
     steppers = children(keeper)
     os.kill(keeper, signal.SIGKILL)
-    _, error = job.communicate(timeout=30)
-    assert job.returncode == 1
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 1
     assert "DaemonLostError" in error
     assert "keeper" in error
     assert eventually(lambda: not any(alive(pid) for pid in [keeper, *steppers]))
@@ -121,12 +124,12 @@ def test_a_killed_keeper_is_a_clear_error_and_no_hang(tmp_path):
 
 def test_a_stopped_stepper_only_makes_the_step_slower(undisturbed, tmp_path):
     out = tmp_path / "end.pt"
-    job = start_job(out, STEPS, 0.05)
-    read_steps(job, 2)
-    [stepper] = children(keeper_of(job.pid))
+    process = start_job(out, STEPS, 0.05)
+    read_steps(process, 2)
+    [stepper] = children(keeper_of(process.pid))
     os.kill(stepper, signal.SIGSTOP)
     time.sleep(1.5)
-    assert job.poll() is None
+    assert process.poll() is None
     os.kill(stepper, signal.SIGCONT)
-    finish(job)
+    finish(process)
     same(undisturbed, torch.load(out))
