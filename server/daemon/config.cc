@@ -171,7 +171,8 @@ std::vector<OptionRow> Rows(Config* c) {
             "none.",
             &c->ready_fd, -1, 1 << 20),
       Line("fail_point", "NAME:COUNT",
-           "For tests: the first stepper kills itself at the COUNT-th passage of that point "
+           "For tests: the first stepper (of a recover_ point the second) kills itself at the "
+           "COUNT-th passage of that point "
            "(server/daemon/README.md).",
            &c->fail_point,
            [](const std::string& text) {

@@ -38,6 +38,13 @@ constexpr int kMetricsPort = 9478;
 constexpr absl::Duration kLoopAnswersWithin = absl::Seconds(2);  // else it is unhealthy
 constexpr absl::Duration kCloseGrace = absl::Seconds(1);
 
+// One stepper only dies of a fail point, or nothing would ever go on: the first, and at a point of the recovery, which the
+// first never passes with anything to recover, the second.
+bool ArmsFailPoint(const Config& config) {
+  if (config.fail_point.empty()) return false;
+  return config.stepper_starts == (config.fail_point.rfind("recover_", 0) == 0 ? 2u : 1u);
+}
+
 // Everything of the process beside the loop, in the order in which it is made; destroyed the other way round.
 class Stepper {
  public:
@@ -76,7 +83,7 @@ class Stepper {
     options.metrics = metrics_.get();
     options.daemon = plans_->daemon();
     options.job_lease = config_.job_lease;
-    options.fail_points = !config_.fail_point.empty() && config_.stepper_starts == 1;
+    options.fail_points = ArmsFailPoint(config_);
     options.on_last_job_gone = [this] {
       // With a lifeline the spawner decides; it may start a job again.
       if (config_.standalone && config_.lifeline_fd < 0) Drain(absl::ZeroDuration());
@@ -89,6 +96,7 @@ class Stepper {
   }
 
   int Run() {
+    FailPoint("before_serving");
     if (auto status = keeper_->Ready(); !status.ok()) return Fail(status);
     grpc_->SetServing(true);
     Log(Severity::kInfo, "daemon.serving",
@@ -221,7 +229,7 @@ int RunStepper(const Config& config) {
   ::signal(SIGTERM, SIG_IGN);
   ::signal(SIGPIPE, SIG_IGN);
   ::umask(0077);  // the gRPC socket is ours alone
-  if (config.stepper_starts == 1) MUOND_CHECK_OK(ConfigureFailPoint(config.fail_point));
+  if (ArmsFailPoint(config)) MUOND_CHECK_OK(ConfigureFailPoint(config.fail_point));
   Stepper stepper(config);
   if (auto status = stepper.Start(); !status.ok()) {
     Log(Severity::kError, "daemon.cannot_start", {{"error", status}});
