@@ -109,6 +109,10 @@ void StepLoopImpl::OnPlanned(const std::string& name, absl::StatusOr<PlannedJob>
   if (found == planning_.end()) return;
   Planning planning = std::move(found->second);
   planning_.erase(found);
+  if (const auto older = jobs_.find(planning.adopted); planned.ok() && older != jobs_.end()) {
+    // A coordinator that has started again since does not know how often the job came back: what we hold counts.
+    planned->incarnation = std::max(planned->incarnation, older->second->incarnation() + 1);
+  }
   absl::StatusOr<Job*> job = planned.ok() ? StartJob(planning, *planned) : absl::StatusOr<Job*>(planned.status());
   if (!job.ok()) {
     if (planned.ok() && planning.adopted == 0) options_.plans->EndJob(planned->job_id, std::string(job.status().message()));
