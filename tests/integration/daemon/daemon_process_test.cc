@@ -86,7 +86,8 @@ TEST(DaemonProcessTest, AKilledDaemonLeavesAStaleSocketThatTheNextOneReplaces) {
   ChildProcess next(
       {MUOND_BINARY, "--backend=cpu", "--metrics-listen=off", "--socket-dir=" + daemon.directory()},
       daemon.log_path());
-  EXPECT_TRUE(daemon.Serves(2)) << daemon.log();
+  EXPECT_TRUE(Eventually([&] { return CountOf(daemon.log(), "stepper.serving") == 2; }))
+      << daemon.log();
   EXPECT_TRUE(StubOf(daemon)->GetStatus().ok());
 }
 
