@@ -1,0 +1,251 @@
+// Newton-Schulz of whole models on one Hopper GPU: milliseconds, share of the symmetric floor at the sustained rate Ps
+// measured in the same run, cuBLAS dense beside it.
+//
+//   newton_schulz_bench [--table NAME] [--workspace-mib N] [--divide N] [--per-shape] [--json FILE] LIST.csv ...
+//
+// The floor counts symmetric products as triangles and takes the best algorithm per shape. Every timed run starts from fresh
+// N(0, 1) matrices; short lists are repeated over copies of their own until a run takes 300 ms, so that the chip is hot.
+// --divide takes one matrix in N of every shape (at least one), for lists that would fill the device.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "benchmarks/kernels/cublas_peer.h"
+#include "benchmarks/kernels/device_data.h"
+#include "benchmarks/kernels/model_list.h"
+#include "benchmarks/kernels/prepared_list.h"
+
+namespace muond::bench {
+namespace {
+
+void Check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));
+  std::exit(2);
+}
+void Check(const absl::Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  std::exit(2);
+}
+
+struct Options {
+  std::string table = "jordan";
+  uint64_t workspace_bytes = uint64_t{2} << 30;
+  int64_t divide = 1;
+  bool per_shape = false;
+  std::string json;
+  std::vector<std::string> lists;
+};
+
+struct Result {
+  double ms = 0, flop = 0, cublas_ms = 0;
+  size_t matrices = 0, rounds = 0;
+};
+
+class Bench {
+ public:
+  explicit Bench(const Options& options) : options_(options) {
+    Check(cudaStreamCreate(&stream_), "stream");
+    auto products = GroupedProducts::Create();
+    Check(products.status());
+    products_ = *std::move(products);
+    auto table = FindCoefficientTable(options.table, 0);
+    Check(table.status());
+    table_ = *table;
+    size_t free_bytes = 0, total = 0;
+    Check(cudaMemGetInfo(&free_bytes, &total), "memory");
+    pool_bytes_ = free_bytes - (size_t{2} << 30);
+    Check(cudaMalloc(reinterpret_cast<void**>(&pool_), pool_bytes_), "pool");
+    workspace_ = pool_;
+    matrices_ = pool_ + options.workspace_bytes;
+    auto peer = CublasPeer::Create(stream_, matrices_, pool_bytes_ - options.workspace_bytes);
+    Check(peer.status());
+    peer_.push_back(*std::move(peer));
+  }
+
+  CublasPeer& peer() { return peer_[0]; }
+
+  Result Run(const std::vector<ModelShape>& shapes, double hot_ms) {
+    Result result;
+    // One copy first, for the time it takes.
+    result.ms = Time(shapes, 1, 2, &result);
+    const uint64_t bytes = Bytes(shapes);
+    const auto fits = (pool_bytes_ - options_.workspace_bytes) / bytes;
+    const auto wanted = static_cast<uint64_t>(std::ceil(hot_ms / result.ms));
+    const int copies = static_cast<int>(std::clamp<uint64_t>(wanted, 1, std::max<uint64_t>(fits, 1)));
+    result.ms = Time(shapes, copies, 3, &result);
+    return result;
+  }
+
+ private:
+  int64_t Count(const ModelShape& shape) const {
+    return std::max<int64_t>(1, shape.count / options_.divide);
+  }
+  static int64_t Padded(int64_t cols) { return (cols + 15) / 16 * 16; }
+  uint64_t Bytes(const std::vector<ModelShape>& shapes) const {
+    uint64_t bytes = 0;
+    for (const ModelShape& s : shapes) {
+      bytes += static_cast<uint64_t>(Count(s)) *
+               (static_cast<uint64_t>(s.rows) * static_cast<uint64_t>(Padded(s.cols)) * 2 + 512);
+    }
+    return bytes;
+  }
+
+  // Median over `repeats` of the time of all copies, divided by `copies`.
+  double Time(const std::vector<ModelShape>& shapes, int copies, int repeats, Result* result) {
+    std::vector<NewtonSchulzTask> tasks;
+    std::vector<PreparedList> lists;
+    char* next = matrices_;
+    result->flop = 0;
+    result->matrices = result->rounds = 0;
+    for (int copy = 0; copy < copies; ++copy) {
+      const size_t first = tasks.size();
+      for (const ModelShape& s : shapes) {
+        const int64_t ld = Padded(s.cols);
+        const double norm = std::sqrt(static_cast<double>(s.rows) * static_cast<double>(s.cols));
+        for (int64_t i = 0; i < Count(s); ++i) {
+          if (next + s.rows * ld * 2 + 512 > pool_ + pool_bytes_) {
+            std::fprintf(stderr, "the list does not fit the device: use --divide\n");
+            std::exit(2);
+          }
+          auto* const norm_place = reinterpret_cast<double*>(next);
+          Check(cudaMemcpy(norm_place, &norm, sizeof(norm), cudaMemcpyHostToDevice), "norm");
+          const Matrix x{next + 256, s.rows, s.cols, ld, DType::kFloat16};
+          next += 256 + (s.rows * ld * 2 + 255) / 256 * 256;
+          tasks.push_back({x, norm_place, &table_});
+          if (copy == 0) {
+            const auto algorithm = ChooseAlgorithm(s.rows, s.cols, table_, DType::kFloat16);
+            result->flop += NewtonSchulzFlop(s.rows, s.cols, static_cast<int>(table_.steps.size()),
+                                             algorithm, DType::kFloat16);
+            ++result->matrices;
+          }
+        }
+      }
+      auto list = PreparedList::Create(*products_, absl::MakeSpan(tasks).subspan(first), workspace_,
+                                       options_.workspace_bytes);
+      Check(list.status());
+      result->rounds = list->rounds();
+      lists.push_back(*std::move(list));
+    }
+    cudaEvent_t begin, end;
+    Check(cudaEventCreate(&begin), "event");
+    Check(cudaEventCreate(&end), "event");
+    std::vector<double> times;
+    for (int repeat = 0; repeat < repeats; ++repeat) {
+      for (const NewtonSchulzTask& task : tasks) FillNormal(stream_, task.x, ++seed_);
+      Check(cudaEventRecord(begin, stream_), "event");
+      for (PreparedList& list : lists) Check(list.Launch(stream_));
+      Check(cudaEventRecord(end, stream_), "event");
+      Check(cudaEventSynchronize(end), "Newton-Schulz");
+      float ms = 0;
+      Check(cudaEventElapsedTime(&ms, begin, end), "time");
+      times.push_back(static_cast<double>(ms) / copies);
+    }
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+  }
+
+  const Options options_;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<GroupedProducts> products_;
+  CoefficientTable table_;
+  char* pool_ = nullptr;
+  char* matrices_ = nullptr;
+  void* workspace_ = nullptr;
+  uint64_t pool_bytes_ = 0;
+  std::vector<CublasPeer> peer_;
+  uint64_t seed_ = 0;
+};
+
+Options Parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const auto value = [&]() -> const char* {
+      if (i + 1 >= argc) {
+        std::fprintf(stderr, "%s needs a value\n", argv[i]);
+        std::exit(1);
+      }
+      return argv[++i];
+    };
+    const std::string word = argv[i];
+    if (word == "--table") {
+      options.table = value();
+    } else if (word == "--workspace-mib") {
+      options.workspace_bytes = std::strtoull(value(), nullptr, 10) << 20;
+    } else if (word == "--divide") {
+      options.divide = std::max(1LL, std::strtoll(value(), nullptr, 10));
+    } else if (word == "--per-shape") {
+      options.per_shape = true;
+    } else if (word == "--json") {
+      options.json = value();
+    } else {
+      options.lists.push_back(word);
+    }
+  }
+  return options;
+}
+
+int Main(int argc, char** argv) {
+  const Options options = Parse(argc, argv);
+  Bench bench(options);
+  const double ps = bench.peer().SustainedRate(DType::kFloat16, 8192, 1000);
+  const double ps_bf16 = bench.peer().SustainedRate(DType::kBFloat16, 8192, 600);
+  std::printf("Ps: cuBLAS fp16 8192^3 back to back %.0f TFLOP/s, bf16 %.0f; table %s; workspace %.0f MiB\n",
+              ps / 1e12, ps_bf16 / 1e12, options.table.c_str(),
+              static_cast<double>(options.workspace_bytes) / 1048576.0);
+  std::printf("%-24s %8s %9s %9s %7s %7s %11s\n", "list", "matrices", "ms", "floor ms", "share", "TFLOP/s",
+              "cuBLAS ms");
+  std::string json = absl::StrFormat("{\"ps\": %.4e, \"ps_bf16\": %.4e, \"lists\": [", ps, ps_bf16);
+  const char* separator = "";
+  for (const std::string& path : options.lists) {
+    auto shapes = ReadModelList(path);
+    Check(shapes.status());
+    const std::string file = path.substr(path.rfind('/') + 1);
+    const auto line = [&](const std::string& name, const Result& r, double cublas_ms) {
+      std::printf("%-24s %8zu %9.2f %9.2f %6.1f%% %7.0f %11.2f\n", name.c_str(), r.matrices, r.ms,
+                  r.flop / ps * 1e3, 100 * r.flop / ps * 1e3 / r.ms, r.flop / r.ms / 1e9, cublas_ms);
+      std::fflush(stdout);
+      json += absl::StrFormat(
+          "%s{\"list\": \"%s\", \"name\": \"%s\", \"matrices\": %d, \"ms\": %.4f, \"flop\": %.6e, \"cublas_ms\": %.4f}",
+          separator, file, name, r.matrices, r.ms, r.flop, cublas_ms);
+      separator = ", ";
+    };
+    double cublas_ms = 0;
+    std::vector<double> cublas_shape;
+    for (const ModelShape& s : *shapes) {
+      const double one = bench.peer().DenseNewtonSchulz(s.rows, s.cols, 5, 60);
+      cublas_shape.push_back(one * static_cast<double>(std::max<int64_t>(1, s.count / options.divide)));
+      cublas_ms += cublas_shape.back();
+    }
+    line(file, bench.Run(*shapes, 300), cublas_ms);
+    for (size_t i = 0; options.per_shape && i < shapes->size(); ++i) {
+      const ModelShape& s = (*shapes)[i];
+      line(absl::StrFormat("  %s %dx%d", s.name, s.rows, s.cols), bench.Run({s}, 100), cublas_shape[i]);
+    }
+  }
+  const double ps_after = bench.peer().SustainedRate(DType::kFloat16, 8192, 500);
+  std::printf("Ps at the end: %.0f TFLOP/s\n", ps_after / 1e12);
+  if (!options.json.empty()) {
+    std::FILE* const file = std::fopen(options.json.c_str(), "w");
+    if (file == nullptr) return 1;
+    std::fprintf(file, "%s], \"ps_end\": %.4e}\n", json.c_str(), ps_after);
+    std::fclose(file);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace muond::bench
+
+int main(int argc, char** argv) { return muond::bench::Main(argc, argv); }
