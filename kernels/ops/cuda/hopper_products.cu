@@ -1,8 +1,9 @@
 // D = alpha A op(B) + beta C for a list of products of mixed shapes, 16 bit in, fp32 accumulate, 16 bit out.
 //
-// Persistent clusters of two CTAs. A cluster owns 256 x 256 of D: each CTA 128 rows, each of its two consumer
-// warpgroups a strip of 64 rows (wgmma m64n256k16). The B block is loaded once a cluster: each CTA loads one
-// half and multicasts it. Four stages of 48 KB (A 128x64, B 256x64).
+// Persistent clusters of two CTAs. A cluster owns 256 x 256 of D, each consumer warpgroup a strip of 64 rows (wgmma
+// m64n256k16): strips 0 and 3 in one CTA, 1 and 2 in the other, so that a triangle's 64, 128, 192 and 256 columns make
+// equal work. The B block is loaded once a cluster: each CTA loads one half and multicasts it. Four stages of 48 KB
+// (A 128x64, B 256x64).
 //
 // One ring carries everything: after a tile's k-blocks come two more slots, one a consumer warpgroup, that hold
 // the strip's block of C (32 KB); the epilogue turns it into D in place, writes the transposed strip (the mirror of a
@@ -51,10 +52,15 @@ struct Control {
   TileInfo infos[kInfos];
   alignas(8) uint64_t full[kStages], empty[kStages];
   uint64_t info_full[kInfos], info_empty[kInfos];
-  uint64_t drain[2], mirror_free[2];
+  uint64_t drain[2][4], mirror_free[2];  // drain: one a 64-column block of the strip
   uint16_t diagonal2[2][64];  // the elements of D2's diagonal block that differ from D's
 };
 static_assert(kControl + sizeof(Control) + 1024 <= 232448);
+
+// First row of the strip that warpgroup `group` of CTA `rank` computes.
+__device__ __forceinline__ int StripRow(const TileInfo& t, uint32_t rank, int group) {
+  return t.row + kStrip * (group == 0 ? static_cast<int>(rank) : 3 - static_cast<int>(rank));
+}
 
 // How many 64-column blocks of the tile the strip starting at `row` computes.
 __device__ __forceinline__ int StripBlocks(const TileInfo& t, int row) {
@@ -193,7 +199,7 @@ __device__ void Load(Control* control, uint32_t smem, uint32_t rank) {
     const TileInfo t = shared;
     reader.Release();
     FenceAsync();  // what warp 3 saw finished was written through the async proxy of other CTAs
-    const int row = t.row + static_cast<int>(rank) * 128;
+    const int rows[2] = {StripRow(t, rank, 0), StripRow(t, rank, 1)};
     const int column = t.column + static_cast<int>(rank) * 128;
     const bool a_mn = (t.flags & kATransposed) != 0, b_mn = (t.flags & kBPlain) != 0;
     for (int kb = 0; kb < t.k_blocks; ++kb, ++it) {
@@ -206,11 +212,11 @@ __device__ void Load(Control* control, uint32_t smem, uint32_t rank) {
       const uint32_t b = stage + kBytesA + rank * 2 * kBox;
       const int k = kb * kDepth;
       if (a_mn) {
-        LoadBox(stage, t.map_a, row, k, bar);
-        LoadBox(stage + kBox, t.map_a, row + 64, k, bar);
+        LoadBox(stage, t.map_a, rows[0], k, bar);
+        LoadBox(stage + kBox, t.map_a, rows[1], k, bar);
       } else {
-        LoadBox(stage, t.map_a, k, row, bar);
-        LoadBox(stage + kBox, t.map_a, k, row + 64, bar);
+        LoadBox(stage, t.map_a, k, rows[0], bar);
+        LoadBox(stage + kBox, t.map_a, k, rows[1], bar);
       }
       if (b_mn) {
         LoadBoxBoth(b, t.map_b, column, k, bar);
@@ -225,12 +231,11 @@ __device__ void Load(Control* control, uint32_t smem, uint32_t rank) {
       BarrierWait(empty + 8 * slot, ((it / kStages) & 1) ^ 1);
       const uint32_t bar = full + 8 * slot;
       BarrierArriveAt(bar, rank ^ 1, 1);
-      const int strip = row + group * kStrip;
-      const int blocks = (t.flags & kHasC) ? StripBlocks(t, strip) : 0;
+      const int blocks = (t.flags & kHasC) ? StripBlocks(t, rows[group]) : 0;
       BarrierArriveExpect(bar, static_cast<uint32_t>(blocks) * kBox);
       for (int j = 0; j < blocks; ++j) {
         LoadBox(smem + slot * kStage + static_cast<uint32_t>(j) * kBox, t.map_c,
-                t.column + 64 * j, strip, bar);
+                t.column + 64 * j, rows[group], bar);
       }
     }
   }
@@ -238,22 +243,24 @@ __device__ void Load(Control* control, uint32_t smem, uint32_t rank) {
 
 // Warps 1 and 2, one lane each: drains the D slot of consumer warpgroup `group`.
 __device__ void Drain(Control* control, uint32_t smem, uint32_t rank, int group) {
-  const uint32_t empty = SharedAddress(control->empty);
+  const uint32_t full = SharedAddress(control->full), empty = SharedAddress(control->empty);
   TileReader reader{control};
-  uint32_t it = 0;
-  for (uint32_t tile = 0;; ++tile) {
+  uint32_t it = 0, phases = 0;  // a bit a block: the phase of its barrier
+  for (;;) {
     const TileInfo& shared = reader.Wait();
     if (shared.flags & kEnd) return;
     const TileInfo t = shared;
     reader.Release();
-    const uint32_t slot = (it + static_cast<uint32_t>(t.k_blocks + group)) % kStages;
+    const uint32_t own = it + static_cast<uint32_t>(t.k_blocks + group), slot = own % kStages;
     it += static_cast<uint32_t>(t.k_blocks) + 2;
-    const int row = t.row + static_cast<int>(rank) * 128 + group * kStrip;
+    const int row = StripRow(t, rank, group);
     const int blocks = StripBlocks(t, row);
     const uint32_t d = smem + slot * kStage;
     const uint32_t mirror = smem + kMirror + static_cast<uint32_t>(group) * 2 * kBox;
-    BarrierWait(SharedAddress(&control->drain[group]), tile & 1);
+    BarrierWait(full + 8 * slot, (own / kStages) & 1);
     for (int j = 0; j < blocks; ++j) {
+      BarrierWait(SharedAddress(&control->drain[group][j]), (phases >> j) & 1);
+      phases ^= 1u << j;
       const int column = t.column + 64 * j;
       const uint32_t box = d + static_cast<uint32_t>(j) * kBox;
       const uint32_t other = j < 2 ? d + kMirrorInSlot + static_cast<uint32_t>(j) * kBox
@@ -323,7 +330,16 @@ template <bool kBf16, int kTransA, int kTransB>
 __device__ __forceinline__ void MultiplyStrip(int blocks, float (&d)[128], uint32_t& it,
                                               int k_blocks, uint32_t smem, int group, uint32_t full,
                                               uint32_t empty, uint32_t rank, bool releases) {
-  if (blocks == 4) {
+  if (blocks == 0) {  // below the matrix: the strip only keeps step with the ring
+    for (int kb = 0; kb < k_blocks; ++kb, ++it) {
+      const uint32_t slot = it % kStages;
+      BarrierWait(full + 8 * slot, (it / kStages) & 1);
+      if (releases) {
+        BarrierArriveAt(empty + 8 * slot, rank ^ 1, 1);
+        BarrierArriveAt(empty + 8 * slot, rank, 1);
+      }
+    }
+  } else if (blocks == 4) {
     Multiply<kBf16, 256, kTransA, kTransB>(d, it, k_blocks, smem, group, full, empty, rank,
                                            releases);
   } else if (blocks == 3) {
@@ -389,36 +405,43 @@ struct Scalars {
   float alpha, beta, diagonal, diagonal2;
 };
 
-// alpha * acc + beta * C + diagonal I, in place of C in the slot; the transposed strip beside it.
+// alpha * acc + beta * C + diagonal I, in place of C in the slot; the transposed strip beside it. Every 64-column block
+// is handed to the store warp as soon as it is there.
 template <bool kBf16>
 __device__ __forceinline__ void Epilogue(const float (&acc)[128], int blocks, uint32_t flags,
                                          int diagonal_block, const Scalars& s, uint32_t d,
                                          uint32_t mirror_late, int thread, int group,
-                                         uint16_t* diagonal2) {
+                                         uint16_t* diagonal2, uint32_t drain) {
   const bool has_c = (flags & kHasC) != 0, symmetric = (flags & kSymmetric) != 0;
   const bool has_diagonal = (flags & kHasDiagonal) != 0;
   const int warp = thread >> 5, lane = thread & 31;
-  const int i = lane >> 3, r = lane & 7;
-  const int row = 16 * warp + r + 8 * (i & 1);  // of the strip: what this lane addresses in ldmatrix and stmatrix
+  const int i = lane >> 3, r = lane & 7;  // this lane addresses row r of 8x8 matrix i of a 16 x 16
+  // Matrix i: rows 8 (i & 1), columns 8 (i >> 1). Columns 16 q on, an address differs in bits 5 and 6: the swizzle.
+  const uint32_t lane_d = d + static_cast<uint32_t>((16 * warp + r + 8 * (i & 1)) * 128 +
+                                                    (((i >> 1) ^ r) << 4));
+  // In the mirror its rows are columns: 128 bytes a column, 2048 bytes 16 columns.
+  const uint32_t lane_mirror =
+      static_cast<uint32_t>((8 * (i >> 1) + r) * 128 + (((2 * warp + (i & 1)) ^ r) << 4));
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     if (j < blocks) {
-      const uint32_t box = d + static_cast<uint32_t>(j) * kBox;
+      const uint32_t box = lane_d + static_cast<uint32_t>(j) * kBox;
       const uint32_t mirror = j < 2 ? d + kMirrorInSlot + static_cast<uint32_t>(j) * kBox
                                     : mirror_late + static_cast<uint32_t>(j - 2) * kBox;
+      uint32_t v[4][4];
+      if (has_c) {
+#pragma unroll
+        for (int q = 0; q < 4; ++q) LoadMatrix(v[q], box ^ static_cast<uint32_t>(q << 5));
+      }
 #pragma unroll
       for (int q = 0; q < 4; ++q) {  // 16 columns
-        const int chunk = 2 * q + (i >> 1);
-        const uint32_t at = box + static_cast<uint32_t>(row * 128 + ((chunk ^ r) << 4));
         float a[8];
 #pragma unroll
         for (int h = 0; h < 8; ++h) a[h] = s.alpha * acc[32 * j + 8 * q + h];
-        uint32_t v[4];
         if (has_c) {
-          LoadMatrix(v, at);
 #pragma unroll
           for (int h = 0; h < 4; ++h) {
-            const float2 c = Unpack<kBf16>(v[h]);
+            const float2 c = Unpack<kBf16>(v[q][h]);
             a[2 * h] = fmaf(s.beta, c.x, a[2 * h]);
             a[2 * h + 1] = fmaf(s.beta, c.y, a[2 * h + 1]);
           }
@@ -438,24 +461,24 @@ __device__ __forceinline__ void Epilogue(const float (&acc)[128], int blocks, ui
           }
         }
 #pragma unroll
-        for (int h = 0; h < 4; ++h) v[h] = Pack<kBf16>(a[2 * h], a[2 * h + 1]);
-        StoreMatrix(at, v);
-        if (symmetric) {  // the 8x8 matrix (rows 8 (i & 1), columns 8 (i >> 1)) lands with its rows as columns
-          const int mirror_row = 16 * q + 8 * (i >> 1) + r;
-          const int mirror_chunk = 2 * warp + (i & 1);
-          StoreMatrixTransposed(
-              mirror + static_cast<uint32_t>(mirror_row * 128 + ((mirror_chunk ^ r) << 4)), v);
+        for (int h = 0; h < 4; ++h) v[q][h] = Pack<kBf16>(a[2 * h], a[2 * h + 1]);
+      }
+#pragma unroll
+      for (int q = 0; q < 4; ++q) StoreMatrix(box ^ static_cast<uint32_t>(q << 5), v[q]);
+      if (symmetric) {
+#pragma unroll
+        for (int q = 0; q < 4; ++q) {
+          StoreMatrixTransposed(mirror + lane_mirror + static_cast<uint32_t>(q) * 2048, v[q]);
+        }
+        if (j == diagonal_block) {
+          asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
+          ChooseTriangle(d + static_cast<uint32_t>(j) * kBox, mirror, thread,
+                         (flags & kHasD2) ? diagonal2 : nullptr);
         }
       }
+      FenceAsyncShared();
+      BarrierArrive(drain + 8 * static_cast<uint32_t>(j));
     }
-  }
-  if (symmetric && diagonal_block < blocks) {
-    asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
-    ChooseTriangle(d + static_cast<uint32_t>(diagonal_block) * kBox,
-                   diagonal_block < 2
-                       ? d + kMirrorInSlot + static_cast<uint32_t>(diagonal_block) * kBox
-                       : mirror_late + static_cast<uint32_t>(diagonal_block - 2) * kBox,
-                   thread, (flags & kHasD2) ? diagonal2 : nullptr);
   }
 }
 
@@ -472,7 +495,7 @@ __device__ __forceinline__ void Consume(Control* control, uint32_t smem, uint32_
     const TileInfo& t = reader.Wait();
     const uint32_t flags = t.flags;
     if (flags & kEnd) return;
-    const int row = t.row + static_cast<int>(rank) * 128 + group * kStrip;
+    const int row = StripRow(t, rank, group);
     const int blocks = StripBlocks(t, row);
     const int k_blocks = t.k_blocks;
     const Scalars scalars{t.alpha, t.beta, t.diagonal, t.diagonal2};
@@ -500,9 +523,8 @@ __device__ __forceinline__ void Consume(Control* control, uint32_t smem, uint32_
     BarrierWait(full + 8 * (own % kStages), (own / kStages) & 1);
     BarrierWait(SharedAddress(&control->mirror_free[group]), (tile & 1) ^ 1);
     Epilogue<kBf16>(acc, blocks, flags, diagonal_block, scalars, smem + (own % kStages) * kStage,
-                    mirror_late, thread, group, control->diagonal2[group]);
-    FenceAsyncShared();
-    BarrierArrive(SharedAddress(&control->drain[group]));
+                    mirror_late, thread, group, control->diagonal2[group],
+                    SharedAddress(control->drain[group]));
   }
 }
 
@@ -524,7 +546,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       BarrierInit(SharedAddress(&control->info_empty[i]), 11);  // loader, two drains, eight consumer warps
     }
     for (int i = 0; i < 2; ++i) {
-      BarrierInit(SharedAddress(&control->drain[i]), 128);
+      for (int j = 0; j < 4; ++j) BarrierInit(SharedAddress(&control->drain[i][j]), 128);
       BarrierInit(SharedAddress(&control->mirror_free[i]), 1);
     }
     BarrierInitFence();

@@ -67,6 +67,7 @@ class DependencyFinder {
 struct Chain {
   std::vector<uint32_t> products;  // in list order
   uint64_t width = UINT64_MAX;     // tiles of its narrowest product
+  int64_t side = 0;                // rows of that product
 };
 
 std::vector<Chain> FindChains(absl::Span<const Product> products,
@@ -92,37 +93,46 @@ std::vector<Chain> FindChains(absl::Span<const Product> products,
       chains.emplace_back();
     }
     chains[at].products.push_back(i);
-    chains[at].width = std::min(chains[at].width, TileCount(products[i]));
+    const uint64_t tiles = TileCount(products[i]);
+    if (tiles < chains[at].width) {
+      chains[at].width = tiles;
+      chains[at].side = products[i].d.rows;
+    }
   }
   return chains;
 }
 
-// Chains by width, wide ones first, cut where the next chain's products would find everything before them long done.
+// How many tiles must lie between two dependent products for the later one to find the earlier one done: one for every
+// cluster, and the more the shorter a tile takes beside the 4 us or so from its last store to the next load.
+uint64_t WantedGap(int64_t side, int multiprocessors) {
+  const double k_blocks = static_cast<double>((side + kDepth - 1) / kDepth);
+  const double clusters = multiprocessors / 2;
+  return static_cast<uint64_t>(clusters * (1 + 64 / (k_blocks * k_blocks)));
+}
+
+// Chains by width, wide ones first; a window is full when the tiles of the chains beside its first make the gap.
 std::vector<std::vector<const Chain*>> MakeWindows(const std::vector<Chain>& chains,
                                                    int multiprocessors) {
   constexpr uint64_t kNarrow = 3;  // tiles: matrices up to 512
-  constexpr uint64_t kLargest = 10;  // tiles: up to 1024, above which a window's data leaves L2 in any case
-  const uint64_t wanted = static_cast<uint64_t>(multiprocessors) * 3 / 4;  // tiles: 1.5 waves of clusters
   std::vector<const Chain*> wide, narrow;
   for (const Chain& chain : chains) (chain.width <= kNarrow ? narrow : wide).push_back(&chain);
   if (wide.empty()) wide.swap(narrow);
   std::stable_sort(wide.begin(), wide.end(),
                    [](const Chain* a, const Chain* b) { return a->width > b->width; });
   std::vector<std::vector<const Chain*>> windows;
-  uint64_t tiles = 0;
+  uint64_t gap = 0, wanted = 0;
   for (const Chain* chain : wide) {
-    const bool small = !windows.empty() && windows.back().front()->width <= kLargest;
-    const bool shrinks = !windows.empty() && !small && chain->width <= kLargest;
-    const bool leaves_enough = tiles >= wanted;
-    if (windows.empty() || (leaves_enough && (small || shrinks))) {
+    if (windows.empty() || gap >= wanted) {
       windows.emplace_back();
-      tiles = 0;
+      gap = 0;
+      wanted = WantedGap(chain->side, multiprocessors);
+    } else {
+      gap += chain->width;
     }
     windows.back().push_back(chain);
-    tiles += chain->width;
   }
   // A last window too narrow to hide its own waits joins the one before.
-  if (windows.size() > 1 && tiles < wanted) {
+  if (windows.size() > 1 && gap < wanted) {
     const std::vector<const Chain*> last = std::move(windows.back());
     windows.pop_back();
     windows.back().insert(windows.back().end(), last.begin(), last.end());

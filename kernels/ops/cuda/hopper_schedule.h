@@ -2,9 +2,9 @@
 //
 // Dependencies come from the bytes that products read and write; products of one phase have none among each other.
 // Products that depend on each other, directly or not, form a chain (one matrix's Newton-Schulz, say). Chains are worked
-// through in windows, phase by phase within a window: enough chains that a phase of the others lies between two
-// dependent products of one chain (or clusters would stand waiting), and of small matrices no more than that, since
-// what a window works on should stay in L2. Chains too narrow to fill anything are dealt evenly to all windows.
+// through in windows, phase by phase within a window: enough chains that the others' tiles between two dependent
+// products of one chain occupy every cluster (or clusters would stand waiting), and no more than that, since what a
+// window works on should stay in L2. Chains too narrow to fill anything are dealt evenly to all windows.
 // Pure bookkeeping on the host. The order never changes a result's bits.
 #pragma once
 
