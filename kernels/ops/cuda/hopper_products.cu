@@ -258,9 +258,10 @@ __device__ void Drain(Control* control, uint32_t smem, uint32_t rank, int group)
     const uint32_t d = smem + slot * kStage;
     const uint32_t mirror = smem + kMirror + static_cast<uint32_t>(group) * 2 * kBox;
     BarrierWait(full + 8 * slot, (own / kStages) & 1);
-    for (int j = 0; j < blocks; ++j) {
+    for (int j = 0; j == 0 || j < blocks; ++j) {
       BarrierWait(SharedAddress(&control->drain[group][j]), (phases >> j) & 1);
       phases ^= 1u << j;
+      if (j == blocks) break;  // an empty strip: its consumer only says that it has seen the slot
       const int column = t.column + 64 * j;
       const uint32_t box = d + static_cast<uint32_t>(j) * kBox;
       const uint32_t other = j < 2 ? d + kMirrorInSlot + static_cast<uint32_t>(j) * kBox
@@ -480,6 +481,7 @@ __device__ __forceinline__ void Epilogue(const float (&acc)[128], int blocks, ui
       BarrierArrive(drain + 8 * static_cast<uint32_t>(j));
     }
   }
+  if (blocks == 0) BarrierArrive(drain);
 }
 
 template <bool kBf16>

@@ -163,7 +163,15 @@ Schedule MakeSchedule(absl::Span<const Product> products, absl::Span<const size_
       while (phase < phase_ends.size() && i >= phase_ends[phase]) ++phase;
     }
     phase_of[i] = phase;
-    waits_for[i] = finder.Add(products[i], static_cast<uint32_t>(i));
+    // Whoever waits for a product waits for what that product waited for.
+    const std::vector<uint32_t> found = finder.Add(products[i], static_cast<uint32_t>(i));
+    for (const uint32_t before : found) {
+      const bool implied = std::any_of(found.begin(), found.end(), [&](uint32_t other) {
+        return std::find(waits_for[other].begin(), waits_for[other].end(), before) !=
+               waits_for[other].end();
+      });
+      if (!implied) waits_for[i].push_back(before);
+    }
   }
   const std::vector<Chain> chains = FindChains(products, waits_for);
   const auto windows = MakeWindows(chains, multiprocessors);
