@@ -5,7 +5,8 @@
 // Products of one phase are independent of each other; those of later phases see the results of earlier ones. The order
 // within one launch is kept by counters on the device, derived here from the address ranges that products read and write.
 // Bits: those of a product depend on its shape, layout and dtype only.
-// Operands: one 16-bit dtype for all of a list; pointers 16-byte aligned; leading dimensions multiples of 8.
+// Operands: one 16-bit dtype for all of a list; pointers 16-byte aligned; leading dimensions multiples of 8. Where D's columns
+// are no multiple of 8, what lies behind them up to the next one is overwritten (stores end on 16 bytes).
 // Threads: safe from any thread, but one Program may be in flight only once at a time.
 // Errors: INVALID_ARGUMENT names the product; RESOURCE_EXHAUSTED the bytes; CUDA's own as INTERNAL.
 #pragma once
