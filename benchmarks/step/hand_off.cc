@@ -16,6 +16,7 @@
 #include "benchmarks/step/engine.h"
 #include "client/core/client.h"
 #include "client/core/daemon_process.h"
+#include "proto/stubs/daemon_stub.h"
 
 namespace muond {
 namespace {
@@ -49,6 +50,23 @@ std::vector<Model> Models() {
     muon.shapes.push_back({320, 1280});
   }
   return {adamw, muon};
+}
+
+// Bytes of everything that a parameter needs, on both sides. AdamW in one process: parameter, gradient, two averages.
+absl::Status TellMemory(const std::string& endpoint, const std::string& job, int64_t elements) {
+  auto stub = DaemonStub::Create(endpoint);
+  if (!stub.ok()) return stub.status();
+  absl::StatusOr<DaemonStatus> status = (*stub)->GetStatus();
+  if (!status.ok()) return status.status();
+  for (const JobStatus& entry : status->jobs) {
+    if (entry.name != job) continue;
+    const double count = static_cast<double>(elements);
+    std::printf(
+        "  memory, bytes a parameter: framework's gradient 4.00, daemon's slabs %.2f (state and "
+        "arena %.2f): %.2f in all; AdamW in process 16.00\n",
+        entry.slab_bytes / count, entry.state_bytes / count, 4 + entry.slab_bytes / count);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Measure(const Model& model, const std::string& endpoint, int steps) {
@@ -139,16 +157,7 @@ absl::Status Measure(const Model& model, const std::string& endpoint, int steps)
                                      {"hand-off, ms", &over_ms}}) {
     std::printf("  %-24s %9.3f %9.3f\n", name, Quantile(*values, 0.5), Quantile(*values, 0.99));
   }
-  const ClientInfo& info = (*client)->info();
-  std::printf(
-      "  memory that ranks map: %.2f bytes a parameter (gradient %.2f, parameter %.2f, page "
-      "%.3f)\n",
-      double((*client)->gradient_slab()->size_bytes() + (*client)->parameter_slab()->size_bytes() +
-             info.page_bytes) /
-          elements,
-      double((*client)->gradient_slab()->size_bytes()) / elements,
-      double((*client)->parameter_slab()->size_bytes()) / elements,
-      double(info.page_bytes) / elements);
+  if (absl::Status told = TellMemory(endpoint, manifest.job, elements); !told.ok()) return told;
   return (*client)->Detach();
 }
 
