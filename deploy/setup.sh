@@ -159,15 +159,17 @@ build() {
 
 # The stamp says which packages and which Python were found good: a second run asks neither dpkg nor pip.
 stamp=build/setup.stamp
-wanted_stamp=$(printf '%s\n' "${packages[@]}" "${MUOND_PYTHON:-}" "$(command -v python3 || true)" \
-  "$(sha256sum deploy/setup.sh)" | sha256sum | cut -c1-16)
+wanted_stamp() {
+  printf '%s\n' "${packages[@]}" "${MUOND_PYTHON:-}" "$(command -v python3 || true)" "$(sha256sum deploy/setup.sh)" |
+    sha256sum | cut -c1-16
+}
 python=$(sed -n 's/^python=//p' "$stamp" 2>/dev/null || true)
-if grep -qs "^stamp=$wanted_stamp\$" "$stamp" && [ -x "$python" ]; then
+if grep -qs "^stamp=$(wanted_stamp)\$" "$stamp" && [ -x "$python" ]; then
   say "Debian and Python packages: done before (rm $stamp to look again)"
 else
   install_packages
   prepare_python
-  printf 'stamp=%s\npython=%s\n' "$wanted_stamp" "$python" >"$stamp"
+  printf 'stamp=%s\npython=%s\n' "$(wanted_stamp)" "$python" >"$stamp"
 fi
 build
 cat >build/env.sh <<TEXT
