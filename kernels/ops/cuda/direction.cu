@@ -1,0 +1,224 @@
+// Direction: gather + momentum + Nesterov + cast + Frobenius norm in one pass.
+//
+// u[m,n] = nesterov ? g + mu (m' - g) : m',  m' = m + (1-mu)(g - m),  g = gradient_scale * (sum of replicas).
+// A float16 direction is u 2^k, and the norm is ||u|| 2^k: k = 0 while the root mean square of u lies in [2^-6, 2^7),
+// else it moves it to [1, 2). k comes from a sample whose places the shape fixes; the exact norm and maximum judge
+// it afterwards, and a matrix that was sampled wrongly is cast again. So the bits depend on the matrix alone.
+#include "kernels/ops/cuda/elements.cuh"
+#include "kernels/ops/cuda/passes.h"
+
+namespace muond::elementwise {
+namespace {
+
+constexpr int kSampleThreads = 512;
+constexpr int kSamplesPerThread = 8;
+constexpr int kSamples = kSampleThreads * kSamplesPerThread;
+constexpr int kComfort = 6;        // binary orders around 1 in which nothing is scaled
+constexpr int kTolerance = 9;      // the sample may be off by that much beside the exact value
+
+__device__ int ExponentOf(double value) {  // floor(log2), for positive normal values
+  return ((__double2hiint(value) >> 20) & 0x7ff) - 1023;
+}
+
+__device__ int ScaleFor(double root_mean_square) {
+  if (!(root_mean_square > 1e-300) || !isfinite(root_mean_square)) return 0;
+  const int exponent = ExponentOf(root_mean_square);
+  return exponent >= -kComfort && exponent <= kComfort ? 0 : -exponent;
+}
+
+__device__ float Scaled(float value, int exponent) {
+  // Two steps: fp32 holds 2^-126 to 2^127, and k may be as large as 149.
+  const int half = exponent / 2;
+  return value * __int_as_float((half + 127) << 23) * __int_as_float((exponent - half + 127) << 23);
+}
+
+struct Rule {
+  float scale, momentum, rest;
+  bool nesterov;
+};
+
+__device__ Rule RuleOf(const MuonScalars* scalars) {
+  return {static_cast<float>(scalars->gradient_scale), static_cast<float>(scalars->momentum),
+          static_cast<float>(1 - scalars->momentum), scalars->nesterov};
+}
+
+__device__ float Momentum(const Rule& rule, float g, float m) { return fmaf(rule.rest, g - m, m); }
+__device__ float Nesterov(const Rule& rule, float g, float m) {
+  return rule.nesterov ? fmaf(rule.momentum, m - g, g) : m;
+}
+
+template <int kBytes>
+__global__ void __launch_bounds__(kSampleThreads)
+    SampleKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
+  __shared__ double warps[kSampleThreads / 32];
+  const DirectionItem& item = list.template item_array<DirectionItem>()[blockIdx.x];
+  const Extent& extent = item.extent;
+  const Rule rule = RuleOf(item.scalars);
+  double sum = 0;
+#pragma unroll
+  for (int i = 0; i < kSamplesPerThread; ++i) {
+    const int64_t number = int64_t{i} * kSampleThreads + threadIdx.x;
+    if (extent.elements <= kSamples && number >= extent.elements) break;
+    // Evenly spread; below 2^31 elements 64 bits hold the product with ease, above too.
+    const int64_t element = extent.elements <= kSamples ? number : extent.elements * number / kSamples;
+    const float g = rule.scale * Gather(list.source_array(), item.gradient, extent, element, 1).v[0];
+    float u = g;
+    if (item.momentum_in != nullptr) u = Nesterov(rule, g, Momentum(rule, g, item.momentum_in[element]));
+    if (isfinite(u)) sum = fma(double{u}, double{u}, sum);
+  }
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_down_sync(~0u, sum, offset);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int warp = 1; warp < kSampleThreads / 32; ++warp) sum += warps[warp];
+  const int64_t count = extent.elements < kSamples ? extent.elements : kSamples;
+  scratch->exponent[item.slot] = ScaleFor(sqrt(sum / count));
+}
+
+// Judges the scale by the whole matrix: the exact root mean square must be near 1 and no element may overflow.
+__device__ int RightExponent(int sampled, double sum, double maximum, int64_t elements) {
+  const double mean = sqrt(sum / elements);
+  if (!(mean > 0) || !isfinite(mean)) return sampled;
+  const int exponent = ExponentOf(mean) + sampled;
+  const bool fits = ExponentOf(maximum) + sampled < 15;
+  if (exponent >= -kTolerance && exponent <= kTolerance && fits) return sampled;
+  const int wanted = ScaleFor(mean);
+  return min(wanted, 14 - ExponentOf(maximum));  // 2^15 = 32768 is safe from the largest half
+}
+
+struct Partial {
+  double sum = 0;
+  float maximum = 0;
+};
+
+// kWhole: everything is dense, aligned and full. Else every access finds its own way.
+template <bool kWhole>
+__device__ __forceinline__ Partial DoTile(const DirectionItem& item, const TileReader& reader, const Tile& tile,
+                                          int exponent) {
+  constexpr int kGroups = kWhole ? 4 : 1;
+  constexpr int kStride = kThreads * kVector;
+  const Extent& extent = item.extent;
+  const Rule rule = RuleOf(item.scalars);
+  const Plane state_in = StatePlane(item.momentum_in, item.state_aligned, extent);
+  const Plane state_out = StatePlane(item.momentum_out, item.state_aligned, extent);
+  const bool has_state = item.momentum_in != nullptr;
+  Partial partial;
+#pragma unroll 1
+  for (int round = 0; round < kVectorsPerThread / kGroups; ++round) {
+    const int64_t first = tile.begin + round * kGroups * kStride + threadIdx.x * kVector;
+    Four g[kGroups], m[kGroups];
+    reader.Read<kWhole>(first, kStride, g);
+    if (has_state) ReadPlane<kWhole>(state_in, extent, first, kStride, m);
+#pragma unroll
+    for (int i = 0; i < kGroups; ++i) {
+      Four u;
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) {
+        const float gradient = rule.scale * g[i].v[j];
+        u.v[j] = gradient;
+        if (has_state) {
+          m[i].v[j] = Momentum(rule, gradient, m[i].v[j]);
+          u.v[j] = Nesterov(rule, gradient, m[i].v[j]);
+        }
+        partial.sum = fma(double{u.v[j]}, double{u.v[j]}, partial.sum);
+        partial.maximum = fmaxf(partial.maximum, fabsf(u.v[j]));
+        if (exponent != 0) u.v[j] = Scaled(u.v[j], exponent);
+      }
+      const int64_t element = first + i * kStride;
+      if (has_state) WritePlane<kWhole>(state_out, extent, element, m[i]);
+      WritePlane<kWhole>(item.direction, extent, element, u);
+    }
+  }
+  return partial;
+}
+
+template <int kBytes>
+__global__ void __launch_bounds__(kThreads)
+    DirectionKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
+  __shared__ double shared[kThreads / 32];
+  __shared__ bool is_last;
+  const DirectionItem& item = FindItem(list.template item_array<DirectionItem>(), list.items, blockIdx.x);
+  const Tile tile(item.extent);
+  const bool half = item.direction.dtype == DType::kFloat16;
+  const int exponent = half ? scratch->exponent[item.slot] : 0;
+  const TileReader reader(list.source_array(), item.gradient, item.extent, tile.begin);
+  const bool whole = reader.is_whole() && tile.full && item.state_aligned && IsWhole(item.direction);
+  const Partial partial = whole ? DoTile<true>(item, reader, tile, exponent)
+                                : DoTile<false>(item, reader, tile, exponent);
+  double sum = partial.sum;
+  float maximum = partial.maximum;
+  sum = BlockSum(sum, shared);
+  maximum = __uint_as_float(BlockMaximumBits(__float_as_uint(maximum), reinterpret_cast<uint32_t*>(shared)));
+  if (threadIdx.x == 0) {
+    scratch->sum[item.first_sum + tile.number] = sum;
+    scratch->maximum[item.first_sum + tile.number] = maximum;
+  }
+  if (!FinishesLast(&scratch->tiles_done[item.slot], item.tiles, &is_last)) return;
+
+  sum = 0;
+  maximum = 0;
+  for (int i = threadIdx.x; i < item.tiles; i += kThreads) {
+    sum += __ldcg(&scratch->sum[item.first_sum + i]);
+    maximum = fmaxf(maximum, __ldcg(&scratch->maximum[item.first_sum + i]));
+  }
+  sum = BlockSum(sum, shared);
+  maximum = __uint_as_float(BlockMaximumBits(__float_as_uint(maximum), reinterpret_cast<uint32_t*>(shared)));
+  if (threadIdx.x != 0) return;
+  int right = exponent;
+  if (half) {
+    right = RightExponent(exponent, sum, maximum, item.extent.elements);
+    scratch->corrected[item.slot] = right == exponent ? kNoCorrection : right;
+  }
+  *item.norm = ldexp(sqrt(sum), right);
+}
+
+// Casts again what the sample misjudged, from the momentum that the main pass has written.
+template <int kBytes>
+__global__ void __launch_bounds__(kThreads)
+    CorrectKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
+  for (int i = 0; i < list.items; ++i) {
+    const DirectionItem& item = list.template item_array<DirectionItem>()[i];
+    const int exponent = item.direction.dtype == DType::kFloat16 ? scratch->corrected[item.slot] : kNoCorrection;
+    if (exponent == kNoCorrection) continue;
+    const Extent& extent = item.extent;
+    const Rule rule = RuleOf(item.scalars);
+    const int64_t begin = int64_t{extent.first_tile} * kTileElements;
+    const int next_launch_tile = i + 1 < list.items
+        ? list.template item_array<DirectionItem>()[i + 1].extent.launch_tile : extent.launch_tile + item.tiles;
+    const int64_t end = min(extent.elements, begin + int64_t{next_launch_tile - extent.launch_tile} * kTileElements);
+    const int64_t step = int64_t{gridDim.x} * kThreads * kVector;
+    for (int64_t element = begin + (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector; element < end;
+         element += step) {
+      const int count = static_cast<int>(min(int64_t{kVector}, extent.elements - element));
+      Four u = Gather(list.source_array(), item.gradient, extent, element, count);
+      for (int j = 0; j < count; ++j) {
+        const float g = rule.scale * u.v[j];
+        u.v[j] = Scaled(item.momentum_in != nullptr ? Nesterov(rule, g, item.momentum_out[element + j]) : g, exponent);
+      }
+      WritePlane<false>(item.direction, extent, element, u);
+    }
+  }
+}
+
+}  // namespace
+
+template <int kBytes>
+cudaError_t LaunchDirection(cudaStream_t stream, const List<kBytes>& list, int tiles, Scratch* scratch,
+                            DirectionPhase phase, int multiprocessors) {
+  switch (phase) {
+    case DirectionPhase::kSample:
+      SampleKernel<kBytes><<<list.items, kSampleThreads, 0, stream>>>(list, scratch);
+      break;
+    case DirectionPhase::kMain:
+      DirectionKernel<kBytes><<<tiles, kThreads, 0, stream>>>(list, scratch);
+      break;
+    case DirectionPhase::kCorrect:
+      CorrectKernel<kBytes><<<min(tiles, 4 * multiprocessors), kThreads, 0, stream>>>(list, scratch);
+      break;
+  }
+  return cudaGetLastError();
+}
+template cudaError_t LaunchDirection(cudaStream_t, const List<kSmallListBytes>&, int, Scratch*, DirectionPhase, int);
+template cudaError_t LaunchDirection(cudaStream_t, const List<kLargeListBytes>&, int, Scratch*, DirectionPhase, int);
+
+}  // namespace muond::elementwise
