@@ -1,9 +1,10 @@
 // Direction: gather + momentum + Nesterov + cast + Frobenius norm in one pass.
 //
 // u[m,n] = nesterov ? g + mu (m' - g) : m',  m' = m + (1-mu)(g - m),  g = gradient_scale * (sum of replicas).
-// A float16 direction is u 2^k, and the norm is ||u|| 2^k: k = 0 while the root mean square of u lies in [2^-6, 2^7),
-// else it moves it to [1, 2). k comes from a sample whose places the shape fixes; the exact norm and maximum judge
-// it afterwards, and a matrix that was sampled wrongly is cast again. So the bits depend on the matrix alone.
+// A float16 direction is u 2^k, and the norm is max(||u||, eps) 2^k. k is a function of the exact norm and maximum: it
+// brings the root mean square of u into [2^-8, 2^4) in steps of 2^12 (0 for ordinary magnitudes) and keeps the largest
+// element below 2^15. The pass needs k before it knows them, so it works with a guess from 4096 elements at places that
+// the shape fixes; where the guess was wrong (a few rows hold everything, say) the matrix is cast again.
 #include "kernels/ops/cuda/elements.cuh"
 #include "kernels/ops/cuda/passes.h"
 
@@ -13,17 +14,24 @@ namespace {
 constexpr int kSampleThreads = 512;
 constexpr int kSamplesPerThread = 8;
 constexpr int kSamples = kSampleThreads * kSamplesPerThread;
-constexpr int kComfort = 6;        // binary orders around 1 in which nothing is scaled
-constexpr int kTolerance = 9;      // the sample may be off by that much beside the exact value
+constexpr int kStep = 12, kLowest = -8;  // root mean squares land in [2^kLowest, 2^(kLowest + kStep))
 
 __device__ int ExponentOf(double value) {  // floor(log2), for positive normal values
   return ((__double2hiint(value) >> 20) & 0x7ff) - 1023;
 }
 
+// k without the maximum's say.
 __device__ int ScaleFor(double root_mean_square) {
   if (!(root_mean_square > 1e-300) || !isfinite(root_mean_square)) return 0;
-  const int exponent = ExponentOf(root_mean_square);
-  return exponent >= -kComfort && exponent <= kComfort ? 0 : -exponent;
+  const int above = ExponentOf(root_mean_square) - kLowest;
+  const int steps = above >= 0 ? above / kStep : -((kStep - 1 - above) / kStep);
+  return -kStep * steps;
+}
+
+__device__ int ScaleFor(double root_mean_square, double maximum) {
+  const int exponent = ScaleFor(root_mean_square);
+  if (!(maximum > 0) || !isfinite(maximum)) return exponent;
+  return min(exponent, 14 - ExponentOf(maximum));
 }
 
 __device__ float Scaled(float value, int exponent) {
@@ -42,9 +50,13 @@ __device__ Rule RuleOf(const MuonScalars* scalars) {
           static_cast<float>(1 - scalars->momentum), scalars->nesterov};
 }
 
-__device__ float Momentum(const Rule& rule, float g, float m) { return fmaf(rule.rest, g - m, m); }
+// from + weight (to - from), rest = 1 - weight: started from the nearer end, so that weights 0 and 1 are exact.
+__device__ float Lerp(float from, float to, float weight, float rest) {
+  return weight < 0.5f ? fmaf(weight, to - from, from) : fmaf(-rest, to - from, to);
+}
+__device__ float Momentum(const Rule& rule, float g, float m) { return Lerp(m, g, rule.rest, rule.momentum); }
 __device__ float Nesterov(const Rule& rule, float g, float m) {
-  return rule.nesterov ? fmaf(rule.momentum, m - g, g) : m;
+  return rule.nesterov ? Lerp(g, m, rule.momentum, rule.rest) : m;
 }
 
 template <int kBytes>
@@ -53,13 +65,17 @@ __global__ void __launch_bounds__(kSampleThreads)
   __shared__ double warps[kSampleThreads / 32];
   const DirectionItem& item = list.template item_array<DirectionItem>()[blockIdx.x];
   const Extent& extent = item.extent;
+  if (extent.is_piece) {  // its sources are not all here: every piece must guess the same
+    if (threadIdx.x == 0) scratch->exponent[item.slot] = 0;
+    return;
+  }
   const Rule rule = RuleOf(item.scalars);
   double sum = 0;
 #pragma unroll
   for (int i = 0; i < kSamplesPerThread; ++i) {
     const int64_t number = int64_t{i} * kSampleThreads + threadIdx.x;
     if (extent.elements <= kSamples && number >= extent.elements) break;
-    // Evenly spread; below 2^31 elements 64 bits hold the product with ease, above too.
+    // Evenly spread; 2^32 elements times 4096 fit 64 bits.
     const int64_t element = extent.elements <= kSamples ? number : extent.elements * number / kSamples;
     const float g = rule.scale * Gather(list.source_array(), item.gradient, extent, element, 1).v[0];
     float u = g;
@@ -73,17 +89,6 @@ __global__ void __launch_bounds__(kSampleThreads)
   for (int warp = 1; warp < kSampleThreads / 32; ++warp) sum += warps[warp];
   const int64_t count = extent.elements < kSamples ? extent.elements : kSamples;
   scratch->exponent[item.slot] = ScaleFor(sqrt(sum / count));
-}
-
-// Judges the scale by the whole matrix: the exact root mean square must be near 1 and no element may overflow.
-__device__ int RightExponent(int sampled, double sum, double maximum, int64_t elements) {
-  const double mean = sqrt(sum / elements);
-  if (!(mean > 0) || !isfinite(mean)) return sampled;
-  const int exponent = ExponentOf(mean) + sampled;
-  const bool fits = ExponentOf(maximum) + sampled < 15;
-  if (exponent >= -kTolerance && exponent <= kTolerance && fits) return sampled;
-  const int wanted = ScaleFor(mean);
-  return min(wanted, 14 - ExponentOf(maximum));  // 2^15 = 32768 is safe from the largest half
 }
 
 struct Partial {
@@ -166,10 +171,14 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x != 0) return;
   int right = exponent;
   if (half) {
-    right = RightExponent(exponent, sum, maximum, item.extent.elements);
+    right = ScaleFor(sqrt(sum / item.extent.elements), maximum);
     scratch->corrected[item.slot] = right == exponent ? kNoCorrection : right;
   }
-  *item.norm = ldexp(sqrt(sum), right);
+  // What Newton-Schulz divides by: never zero, and NaN where an element is.
+  double norm = sqrt(sum);
+  const double eps = item.scalars->eps;
+  norm = norm < eps ? eps : norm;
+  *item.norm = norm == 0 ? 1 : ldexp(norm, right);
 }
 
 // Casts again what the sample misjudged, from the momentum that the main pass has written.

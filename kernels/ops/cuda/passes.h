@@ -12,9 +12,8 @@ namespace muond::elementwise {
 template <int kBytes>
 cudaError_t LaunchMeasure(cudaStream_t stream, const List<kBytes>& list, int tiles, Scratch* scratch);
 
-// `sample` first estimates each matrix's magnitude from 4096 elements at places that its shape fixes: the power of two
-// by which a float16 direction is scaled. `correct` then redoes the matrices for which the estimate was wrong (a few
-// rows hold everything, say); it looks at flags and ends where there are none.
+// kSample guesses the powers of two that scale float16 directions; kMain does the pass with them; kCorrect casts the
+// matrices again whose guess was wrong: it looks at flags and ends where there are none. See direction.cu.
 enum class DirectionPhase { kSample, kMain, kCorrect };
 template <int kBytes>
 cudaError_t LaunchDirection(cudaStream_t stream, const List<kBytes>& list, int tiles, Scratch* scratch,
@@ -34,21 +33,41 @@ cudaError_t LaunchFlip(cudaStream_t stream, uint64_t* word, uint64_t value, cons
 // free when the call returns, and nothing blocks. A multiple of 8 bytes, both ends aligned to 8.
 cudaError_t LaunchPut(cudaStream_t stream, void* destination, const void* bytes, int size_bytes);
 
-// Copies the strict lower triangle of each n x n 16-bit or 32-bit matrix onto the upper one.
+// Copies the strict lower triangle of each n x n 16-bit or 32-bit matrix onto the upper one, and all of it to `second`.
 struct MirrorItem {
   char* data;
   int64_t n, ld;
   int32_t element_bytes;
+  char* second;  // null: none
+  int64_t second_ld;
   int32_t first_tile;  // set by LaunchMirror
 };
 cudaError_t LaunchMirror(cudaStream_t stream, MirrorItem* items, int count);
 
-// factor[i] = alpha[i] / max(*divisor[i], floor[i])^power[i] as float; a null divisor leaves alpha as it is. factor[count + i] = beta[i].
+// factors[i] = alpha / max(*divisor, floor)^power and factors[count + i] = beta / the same; a null divisor counts as 1.
 struct FactorItem {
   const double* divisor;
-  double alpha, floor, beta;
+  double alpha, beta, floor;
   int32_t power;
 };
 cudaError_t LaunchFactors(cudaStream_t stream, const FactorItem* items, int count, float* factors);
+
+// The diagonal of D in fp32, so that a product with a diagonal of its own is rounded once:
+//   sums[i] = alpha (op(A) op(B))[i,i] + beta c[i,i], one warp an entry, before the product (c may be d);
+// then, after the product, d[i,i] = sums[i] + diagonal and d2[i,i] = sums[i] + diagonal2.
+struct DiagonalItem {
+  const char *a, *b, *c;
+  char *d, *d2;                    // null: not written
+  int64_t a_row, a_k, b_k, b_col;  // element strides of op(A) along its row and k, of op(B) along k and its column
+  int64_t c_ld, d_ld, d2_ld;
+  int32_t n, k;
+  const float *alpha, *beta;       // device
+  float diagonal, diagonal2;
+  float* sums;
+  DType input, output;
+  int32_t first_block;             // set by the launch
+};
+enum class DiagonalPhase { kSum, kPlace };
+cudaError_t LaunchDiagonals(cudaStream_t stream, const DiagonalItem* items, int count, DiagonalPhase phase);
 
 }  // namespace muond::elementwise

@@ -60,6 +60,7 @@ struct Extent {
   int64_t elements, cols;
   int32_t launch_tile;  // the launch's first tile of this item
   int32_t first_tile;   // which tile of the tensor that is
+  bool is_piece;        // other launches hold the rest of the tensor
 };
 
 // Launch scratch: one a stream, zero between launches where it says so.
@@ -69,8 +70,8 @@ inline constexpr int kMeasureWords = BinnedSum::kWindows + 1;
 struct Scratch {
   uint32_t tiles_done[kScratchTasks];                // zero between launches
   uint64_t measure[kScratchTasks][kMeasureWords];    // zero between launches: windows, then the non-finite count
-  int32_t exponent[kScratchTasks];                   // of the power of two that scales a 16-bit direction
-  int32_t corrected[kScratchTasks];                  // the right one, where the sampled one was not; else kNoCorrection
+  int32_t exponent[kScratchTasks];                   // guessed power of two that scales a float16 direction
+  int32_t corrected[kScratchTasks];                  // the right one, where the guess was not; else kNoCorrection
   double sum[kScratchTiles];
   float maximum[kScratchTiles];
 };

@@ -12,6 +12,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_format.h"
+#include "kernels/runtime/host_pages.h"
 
 namespace muond {
 namespace {
@@ -88,6 +89,7 @@ absl::StatusOr<std::unique_ptr<Slab>> MemfdSlab::Map(int descriptor, size_t size
 }
 
 MemfdSlab::~MemfdSlab() {
+  NotifyHostUnmap(data_, size_bytes_);
   munmap(data_, size_bytes_);
   close(descriptor_);
   if (released_) released_();

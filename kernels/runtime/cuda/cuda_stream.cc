@@ -1,7 +1,11 @@
 #include "kernels/runtime/cuda/cuda_stream.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -13,13 +17,15 @@
 namespace muond {
 namespace {
 
+// `dropped` is set when the stream is destroyed before the call's turn has come.
 struct HostCall {
   absl::AnyInvocable<void()> work;
+  std::shared_ptr<std::atomic<bool>> dropped;
 };
 
 void CUDART_CB RunHostCall(void* data) {
   std::unique_ptr<HostCall> call(static_cast<HostCall*>(data));
-  call->work();
+  if (!call->dropped->load(std::memory_order_acquire)) call->work();
 }
 
 class StreamImpl final : public CudaStream {
@@ -31,7 +37,7 @@ class StreamImpl final : public CudaStream {
     if (!owned_) return;
     device_.issue_thread().Flush();
     device_.MakeCurrent();
-    (void)cudaStreamSynchronize(stream_);
+    Finish();
     (void)cudaStreamDestroy(stream_);
     (void)cudaGetLastError();
   }
@@ -56,9 +62,10 @@ class StreamImpl final : public CudaStream {
   cudaStream_t handle() const override { return stream_; }
 
   void Host(absl::AnyInvocable<void()> work) override {
-    Enqueue("host function", [work = std::move(work)](cudaStream_t stream) mutable {
+    Enqueue("host function", [work = std::move(work), dropped = dropped_](cudaStream_t stream) mutable {
       auto call = std::make_unique<HostCall>();
       call->work = std::move(work);
+      call->dropped = dropped;
       const cudaError_t error = cudaLaunchHostFunc(stream, RunHostCall, call.get());
       if (error == cudaSuccess) call.release();
       return error;
@@ -123,11 +130,35 @@ class StreamImpl final : public CudaStream {
     return device_.poison();
   }
 
+  void RemoveSatisfied() {
+    auto satisfied = [](const Wait& wait) {
+      return wait.cell->load(std::memory_order_acquire) >= wait.at_least;
+    };
+    waits_.erase(std::remove_if(waits_.begin(), waits_.end(), satisfied), waits_.end());
+  }
+
+  // Waits for the work unless it stands behind a cell that has not come: such work stays in the hardware queue, where
+  // nothing can take it away, but its host functions will not run any more.
+  void Finish() {
+    while (cudaStreamQuery(stream_) == cudaErrorNotReady) {
+      RemoveSatisfied();
+      if (!waits_.empty()) {
+        dropped_->store(true, std::memory_order_release);
+        return;
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  }
+
   void OnCell(const char* what, const Cell* cell, uint64_t value, bool write) {
-    absl::StatusOr<void*> mapped = DevicePointerOf(cell);
+    absl::StatusOr<void*> mapped = DevicePointerOf(cell, sizeof(Cell));
     if (!mapped.ok()) return Fail(mapped.status());
     const Driver& driver = device_.driver();
     const CUdeviceptr address = reinterpret_cast<CUdeviceptr>(*mapped);
+    if (!write && owned_) {
+      RemoveSatisfied();
+      waits_.push_back({cell, value});
+    }
     Enqueue(what, [&driver, address, value, write](cudaStream_t stream) {
       return ToRuntimeError(
           write ? driver.stream_write(stream, address, value, CU_STREAM_WRITE_VALUE_DEFAULT)
@@ -139,6 +170,12 @@ class StreamImpl final : public CudaStream {
   const cudaStream_t stream_;
   const bool owned_;
   std::atomic<bool> failed_{false};
+  struct Wait {
+    const Cell* cell;
+    uint64_t at_least;
+  };
+  std::vector<Wait> waits_;  // enqueued and not yet seen to be satisfied
+  const std::shared_ptr<std::atomic<bool>> dropped_ = std::make_shared<std::atomic<bool>>(false);
   mutable absl::Mutex mutex_;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };

@@ -6,7 +6,8 @@
 // which the framework enqueues next comes after them. Borrowed streams may be in capture.
 // Threads: one at a time, as every Stream.
 // Errors:  the first failure is kept; nothing is issued after it. A sticky CUDA error poisons the whole device.
-// Lifetime: destroying an owned stream waits until its work has run.
+// Lifetime: destroying an owned stream waits for its work, except behind a cell that has not come. Cells that it waits
+// on must stay mapped until then.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -39,35 +39,49 @@ void Unpin(void* data, size_t size_bytes) {
   }
 }
 
+// The device address of a page that is pinned, by us or by another; pins it when it is not.
+absl::StatusOr<uintptr_t> Pin(Registry& registry, uintptr_t page) ABSL_EXCLUSIVE_LOCKS_REQUIRED(registry.mutex) {
+  const auto known = registry.pages.find(page);
+  if (known != registry.pages.end()) return known->second;
+  AddHostUnmapListener(&Unpin);
+  void* const host = reinterpret_cast<void*>(page);
+  const cudaError_t error =
+      cudaHostRegister(host, kPageBytes, cudaHostRegisterMapped | cudaHostRegisterPortable);
+  if (error != cudaSuccess) return CudaStatus(error, "pinning a host page");
+  void* device = nullptr;
+  if (const cudaError_t mapped = cudaHostGetDevicePointer(&device, host, 0); mapped != cudaSuccess) {
+    (void)cudaHostUnregister(host);
+    return CudaStatus(mapped, "mapping a pinned host page");
+  }
+  registry.pages.emplace(page, reinterpret_cast<uintptr_t>(device));
+  return reinterpret_cast<uintptr_t>(device);
+}
+
 }  // namespace
 
-absl::StatusOr<void*> DevicePointerOf(const void* host) {
+absl::StatusOr<void*> DevicePointerOf(const void* memory, size_t size_bytes) {
   Registry& registry = TheRegistry();
-  const uintptr_t address = reinterpret_cast<uintptr_t>(host);
+  const uintptr_t address = reinterpret_cast<uintptr_t>(memory);
   const uintptr_t page = address - address % kPageBytes;
+  const uintptr_t last = (address + (size_bytes > 0 ? size_bytes - 1 : 0)) / kPageBytes * kPageBytes;
   absl::MutexLock lock(&registry.mutex);
-  auto known = registry.pages.find(page);
-  if (known == registry.pages.end()) {
-    AddHostUnmapListener(&Unpin);
-    const cudaError_t error =
-        cudaHostRegister(reinterpret_cast<void*>(page), kPageBytes,
-                         cudaHostRegisterMapped | cudaHostRegisterPortable);
-    const bool pinned_by_another = error == cudaErrorHostMemoryAlreadyRegistered;
-    if (pinned_by_another) {
-      (void)cudaGetLastError();
-    } else if (error != cudaSuccess) {
-      return CudaStatus(error, "pinning a host page");
+  if (registry.pages.find(page) == registry.pages.end()) {
+    cudaPointerAttributes about;
+    if (const cudaError_t error = cudaPointerGetAttributes(&about, memory); error != cudaSuccess) {
+      return CudaStatus(error, "asking what a pointer is");
     }
-    void* device = nullptr;
-    void* const asked = reinterpret_cast<void*>(pinned_by_another ? address : page);
-    if (const cudaError_t mapped = cudaHostGetDevicePointer(&device, asked, 0);
-        mapped != cudaSuccess) {
-      return CudaStatus(mapped, "mapping a pinned host page");
-    }
-    if (pinned_by_another) return device;
-    known = registry.pages.emplace(page, reinterpret_cast<uintptr_t>(device)).first;
+    if (about.type != cudaMemoryTypeUnregistered) return about.devicePointer;
   }
-  return reinterpret_cast<void*>(known->second + (address - page));
+  absl::StatusOr<uintptr_t> device = Pin(registry, page);
+  if (!device.ok()) return device.status();
+  for (uintptr_t next = page + kPageBytes; next <= last; next += kPageBytes) {
+    absl::StatusOr<uintptr_t> mapped = Pin(registry, next);
+    if (!mapped.ok()) return mapped.status();
+    if (*mapped - *device != next - page) {
+      return absl::InvalidArgumentError("host memory over a page boundary is not contiguous on the device");
+    }
+  }
+  return reinterpret_cast<void*>(*device + (address - page));
 }
 
 }  // namespace muond

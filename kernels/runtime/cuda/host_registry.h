@@ -3,12 +3,16 @@
 // Threads: safe from any thread.
 #pragma once
 
+#include <cstddef>
+
 #include "absl/status/statusor.h"
 
 namespace muond {
 
-// The address by which device code and stream operations reach `host`. The 4 KiB page around it is pinned when no
-// one has pinned it yet. INVALID_ARGUMENT for addresses that cannot be pinned.
-absl::StatusOr<void*> DevicePointerOf(const void* host);
+// The address by which device code and stream operations reach the `size_bytes` at `memory`: itself for device and
+// managed memory; for host memory its pages are pinned when no one has pinned them yet. Host memory that is neither
+// a host slab nor pinned by its owner must stay mapped as long as the process uses CUDA.
+// INVALID_ARGUMENT for memory that cannot be pinned.
+absl::StatusOr<void*> DevicePointerOf(const void* memory, size_t size_bytes);
 
 }  // namespace muond

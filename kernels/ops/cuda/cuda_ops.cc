@@ -1,0 +1,326 @@
+#include "kernels/ops/cuda/cuda_ops.h"
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "kernels/ops/cuda/library_products.h"
+#include "kernels/ops/cuda/list_builder.h"
+#include "kernels/ops/cuda/passes.h"
+#include "kernels/ops/cuda/scratch_pool.h"
+#include "kernels/runtime/cuda/cuda_stream.h"
+#include "kernels/runtime/cuda/host_registry.h"
+
+namespace muond {
+namespace {
+
+using elementwise::AdamWItem;
+using elementwise::ApplyItem;
+using elementwise::DirectionItem;
+using elementwise::DirectionPhase;
+using elementwise::ExtentOf;
+using elementwise::kScratchTasks;
+using elementwise::kScratchTiles;
+using elementwise::Launch;
+using elementwise::ListBuilder;
+using elementwise::MeasureItem;
+using elementwise::PlaneOf;
+using elementwise::ScatterItem;
+using elementwise::Scratch;
+using elementwise::SourceRange;
+using elementwise::SourcesOf;
+using elementwise::SourceSpec;
+using elementwise::TilesOf;
+
+template <class T>
+absl::Status Reach(T*& pointer) {
+  if (pointer == nullptr) return absl::OkStatus();
+  absl::StatusOr<void*> device = DevicePointerOf(pointer, sizeof(T));
+  if (!device.ok()) return device.status();
+  pointer = static_cast<T*>(*device);
+  return absl::OkStatus();
+}
+
+bool AlignedTo16(std::initializer_list<const void*> pointers) {
+  for (const void* pointer : pointers) {
+    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) return false;
+  }
+  return true;
+}
+
+class CudaOps final : public Ops {
+ public:
+  CudaOps(CudaDevice& device, std::unique_ptr<LibraryProducts> products)
+      : device_(device), scratch_(device), products_(std::move(products)) {}
+
+  DType iterate_dtype() const override { return DType::kFloat16; }
+
+  void Measure(Stream& stream, absl::Span<const MeasureTask> tasks) override {
+    ForBatches<MeasureItem>(
+        stream, tasks, [](const MeasureTask& task) { return task.rows * task.cols; },
+        [](const MeasureTask& task, int slot, int, ListBuilder<MeasureItem>& builder) -> absl::Status {
+          absl::StatusOr<std::vector<SourceSpec>> sources = SourcesOf(task.blocks, task.rows, task.cols);
+          if (!sources.ok()) return sources.status();
+          Measurement* result = task.result;
+          if (absl::Status status = Reach(result); !status.ok()) return status;
+          MeasureItem item = {.extent = ExtentOf(task.rows, task.cols),
+                              .source = {},
+                              .want_norm = task.want_norm,
+                              .slot = slot,
+                              .tiles = TilesOf(task.rows * task.cols),
+                              .windows = result->sum_of_squares.windows.data(),
+                              .non_finite = &result->non_finite};
+          return builder.Add(item, item.tiles, {&*sources, 1}, {&kMeasureRange, 1});
+        },
+        [](cudaStream_t s, const auto& list, int tiles, Scratch* scratch, int) {
+          return elementwise::LaunchMeasure(s, list, tiles, scratch);
+        });
+    // A matrix without elements has a result too.
+    for (const MeasureTask& task : tasks) {
+      if (task.rows * task.cols != 0) continue;
+      Measurement* result = task.result;
+      if (absl::Status status = Reach(result); !status.ok()) return Cuda(stream).Fail(status);
+      stream.Zero(result, sizeof(*result));
+    }
+  }
+
+  void Direction(Stream& stream, absl::Span<const DirectionTask> tasks) override {
+    bool halves = false;
+    for (const DirectionTask& task : tasks) halves |= task.direction.dtype == DType::kFloat16;
+    const int multiprocessors = device_.multiprocessors();
+    ForBatches<DirectionItem>(
+        stream, tasks, [](const DirectionTask& task) { return task.rows * task.cols; },
+        [](const DirectionTask& task, int slot, int first_sum, ListBuilder<DirectionItem>& builder) -> absl::Status {
+          absl::StatusOr<std::vector<SourceSpec>> sources = SourcesOf(task.gradient, task.rows, task.cols);
+          if (!sources.ok()) return sources.status();
+          DirectionItem item = {.extent = ExtentOf(task.rows, task.cols),
+                                .gradient = {},
+                                .state_aligned = AlignedTo16({task.momentum_in, task.momentum_out}),
+                                .slot = slot,
+                                .first_sum = first_sum,
+                                .tiles = TilesOf(task.rows * task.cols),
+                                .momentum_in = task.momentum_in,
+                                .momentum_out = task.momentum_out,
+                                .direction = PlaneOf(task.direction),
+                                .norm = task.direction_norm,
+                                .scalars = task.scalars};
+          if (absl::Status status = Reach(item.scalars); !status.ok()) return status;
+          return builder.Add(item, item.tiles, {&*sources, 1}, {&kGradientRange, 1});
+        },
+        [halves, multiprocessors](cudaStream_t s, const auto& list, int tiles, Scratch* scratch, int phase) {
+          const auto which = static_cast<DirectionPhase>(phase);
+          if (!halves && which != DirectionPhase::kMain) return cudaSuccess;
+          return elementwise::LaunchDirection(s, list, tiles, scratch, which, multiprocessors);
+        },
+        /*phases=*/3);
+  }
+
+  void Multiply(Stream& stream, absl::Span<const Product> products) override {
+    if (products.empty()) return;
+    absl::StatusOr<Scratch*> scratch = scratch_.For(Cuda(stream).handle());
+    if (!scratch.ok()) return Cuda(stream).Fail(scratch.status());
+    if (absl::Status status = products_->Enqueue(Cuda(stream), products, *scratch); !status.ok()) {
+      Cuda(stream).Fail(std::move(status));
+    }
+  }
+
+  void Apply(Stream& stream, absl::Span<const ApplyTask> tasks) override {
+    ForBatches<ApplyItem>(
+        stream, tasks, [](const ApplyTask& task) { return task.rows * task.cols; },
+        [](const ApplyTask& task, int, int, ListBuilder<ApplyItem>& builder) -> absl::Status {
+          absl::StatusOr<std::vector<SourceSpec>> sources = Parameters(task.parameter_in, task.rows, task.cols);
+          if (!sources.ok()) return sources.status();
+          ApplyItem item = {.extent = ExtentOf(task.rows, task.cols),
+                            .parameter = {},
+                            .out = PlaneOf(task.parameter_out),
+                            .update = PlaneOf(task.update),
+                            .scalars = task.scalars};
+          if (absl::Status status = Reach(item.scalars); !status.ok()) return status;
+          return builder.Add(item, TilesOf(task.rows * task.cols), {&*sources, 1}, {&kParameterRange, 1});
+        },
+        [](cudaStream_t s, const auto& list, int tiles, Scratch*, int) { return elementwise::LaunchApply(s, list, tiles); });
+  }
+
+  void AdamW(Stream& stream, absl::Span<const AdamWTask> tasks) override {
+    ForBatches<AdamWItem>(
+        stream, tasks, [](const AdamWTask& task) { return task.rows * task.cols; },
+        [](const AdamWTask& task, int slot, int, ListBuilder<AdamWItem>& builder) -> absl::Status {
+          std::vector<SourceSpec> sources[2];
+          absl::StatusOr<std::vector<SourceSpec>> found = SourcesOf(task.gradient, task.rows, task.cols);
+          if (!found.ok()) return found.status();
+          if (task.present) sources[0] = *std::move(found);
+          found = Parameters(task.parameter_in, task.rows, task.cols);
+          if (!found.ok()) return found.status();
+          sources[1] = *std::move(found);
+          AdamWItem item = {
+              .extent = ExtentOf(task.rows, task.cols),
+              .gradient = {},
+              .parameter = {},
+              .present = task.present,
+              .state_aligned =
+                  AlignedTo16({task.exp_avg_in, task.exp_avg_out, task.exp_avg_sq_in, task.exp_avg_sq_out}),
+              .slot = slot,
+              .tiles = TilesOf(task.rows * task.cols),
+              .out = PlaneOf(task.parameter_out),
+              .exp_avg_in = task.exp_avg_in,
+              .exp_avg_sq_in = task.exp_avg_sq_in,
+              .exp_avg_out = task.exp_avg_out,
+              .exp_avg_sq_out = task.exp_avg_sq_out,
+              .step_in = task.step_in,
+              .step_out = task.step_out,
+              .scalars = task.scalars};
+          absl::Status status = Reach(item.scalars);
+          if (status.ok()) status = Reach(item.step_in);
+          if (status.ok()) status = Reach(item.step_out);
+          return status.ok() ? builder.Add(item, item.tiles, sources, kAdamWRanges) : status;
+        },
+        [](cudaStream_t s, const auto& list, int tiles, Scratch* scratch, int) {
+          return elementwise::LaunchAdamW(s, list, tiles, scratch);
+        });
+  }
+
+  void Scatter(Stream& stream, absl::Span<const ScatterTask> tasks) override {
+    struct Part {
+      Matrix from, to;
+    };
+    std::vector<Part> parts;
+    for (const ScatterTask& task : tasks) {
+      const Matrix& source = task.source;
+      for (const Block& block : task.destinations) {
+        const int64_t rows = std::min(block.rows, source.rows - block.row);
+        const int64_t cols = std::min(block.cols, source.cols - block.col);
+        if (rows <= 0 || cols <= 0) continue;
+        if (block.row < 0 || block.col < 0) {
+          return Cuda(stream).Fail(
+              absl::InvalidArgumentError(absl::StrFormat("scatter to (%d, %d)", block.row, block.col)));
+        }
+        char* const from = static_cast<char*>(source.data) + (block.row * source.ld + block.col) *
+                                                                 static_cast<int64_t>(SizeOf(source.dtype));
+        parts.push_back({{from, rows, cols, source.ld, source.dtype}, {block.data, rows, cols, block.ld, block.dtype}});
+      }
+    }
+    ForBatches<ScatterItem>(
+        stream, absl::MakeConstSpan(parts), [](const Part& part) { return part.to.rows * part.to.cols; },
+        [](const Part& part, int, int, ListBuilder<ScatterItem>& builder) -> absl::Status {
+          const ScatterItem item = {
+              .extent = ExtentOf(part.to.rows, part.to.cols), .from = PlaneOf(part.from), .to = PlaneOf(part.to)};
+          return builder.Add(item, TilesOf(item.extent.elements), {}, {});
+        },
+        [](cudaStream_t s, const auto& list, int tiles, Scratch*, int) {
+          return elementwise::LaunchScatter(s, list, tiles);
+        });
+  }
+
+  void Flip(Stream& stream, const FlipTask& task) override {
+    FlipTask reached = task;
+    absl::Status status = Reach(reached.word);
+    if (status.ok()) status = Reach(reached.mark);
+    if (!status.ok()) return Cuda(stream).Fail(std::move(status));
+    Cuda(stream).Enqueue("flip", [reached](cudaStream_t s) {
+      return elementwise::LaunchFlip(s, reinterpret_cast<uint64_t*>(reached.word), reached.value,
+                                     reinterpret_cast<const uint64_t*>(reached.mark));
+    });
+  }
+
+ private:
+  static constexpr SourceRange MeasureItem::* kMeasureRange = &MeasureItem::source;
+  static constexpr SourceRange DirectionItem::* kGradientRange = &DirectionItem::gradient;
+  static constexpr SourceRange ApplyItem::* kParameterRange = &ApplyItem::parameter;
+  static constexpr SourceRange AdamWItem::* kAdamWRanges[2] = {&AdamWItem::gradient, &AdamWItem::parameter};
+
+  static CudaStream& Cuda(Stream& stream) { return static_cast<CudaStream&>(stream); }
+
+  // A parameter has no replicas: the index means nothing there.
+  static absl::StatusOr<std::vector<SourceSpec>> Parameters(absl::Span<const Block> blocks, int64_t rows, int64_t cols) {
+    absl::StatusOr<std::vector<SourceSpec>> sources = SourcesOf(blocks, rows, cols);
+    if (sources.ok()) {
+      for (SourceSpec& spec : *sources) spec.replica = 0;
+    }
+    return sources;
+  }
+
+  // Cuts `tasks` into batches that the scratch has room for, and enqueues `phases` passes over each batch's launches.
+  template <class Item, class Task, class Count, class Add, class Run>
+  void ForBatches(Stream& stream, absl::Span<const Task> tasks, Count elements, Add add, Run run, int phases = 1) {
+    CudaStream& cuda = Cuda(stream);
+    absl::StatusOr<Scratch*> scratch = scratch_.For(cuda.handle());
+    if (!scratch.ok()) return cuda.Fail(scratch.status());
+    std::vector<std::vector<Launch>> batches;
+    ListBuilder<Item> builder;
+    int slot = 0;
+    int64_t tiles = 0;
+    auto flush = [&] {
+      if (slot > 0) batches.push_back(builder.Take());
+      builder = ListBuilder<Item>();
+      slot = 0;
+      tiles = 0;
+    };
+    for (const Task& task : tasks) {
+      const int64_t more = (elements(task) + elementwise::kTileElements - 1) / elementwise::kTileElements;
+      if (more == 0) continue;
+      if (more > kScratchTiles) {
+        return cuda.Fail(absl::ResourceExhaustedError(
+            absl::StrFormat("a tensor of %d elements; %d is the limit", elements(task),
+                            int64_t{kScratchTiles} * elementwise::kTileElements)));
+      }
+      if (slot == kScratchTasks || tiles + more > kScratchTiles) flush();
+      if (absl::Status status = add(task, slot, static_cast<int>(tiles), builder); !status.ok()) {
+        return cuda.Fail(std::move(status));
+      }
+      ++slot;
+      tiles += more;
+    }
+    flush();
+    if (batches.empty()) return;
+    cuda.Enqueue("an element-wise pass", [=, batches = std::move(batches), scratch = *scratch](cudaStream_t s) {
+      for (const std::vector<Launch>& batch : batches) {
+        for (int phase = 0; phase < phases; ++phase) {
+          for (const Launch& launch : batch) {
+            const cudaError_t error = elementwise::WithList(
+                launch, [&](const auto& list) { return run(s, list, launch.tiles, scratch, phase); });
+            if (error != cudaSuccess) return error;
+          }
+        }
+      }
+      return cudaSuccess;
+    });
+  }
+
+  CudaDevice& device_;
+  ScratchPool scratch_;
+  const std::unique_ptr<LibraryProducts> products_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOpsWith(CudaDevice& device, const CudaOpsOptions&) {
+  return std::make_unique<CudaOps>(device, std::make_unique<LibraryProducts>(device));
+}
+
+absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOps(Device& device) {
+  auto* const cuda = dynamic_cast<CudaDevice*>(&device);
+  if (cuda == nullptr) {
+    return absl::InvalidArgumentError(absl::StrFormat("device %s is no CUDA device", device.info().uuid));
+  }
+  absl::StatusOr<CudaOpsOptions> options = CudaOpsOptionsFromEnvironment();
+  if (!options.ok()) return options.status();
+  return CreateCudaOpsWith(*cuda, *options);
+}
+
+void PutBytes(Stream& stream, void* destination, const void* bytes, size_t size_bytes) {
+  const char* from = static_cast<const char*>(bytes);
+  char* to = static_cast<char*>(destination);
+  while (size_bytes > 0) {
+    const size_t piece = std::min<size_t>(size_bytes, elementwise::kLargeListBytes);
+    static_cast<CudaStream&>(stream).Enqueue(
+        "put", [to, held = std::vector<char>(from, from + piece)](cudaStream_t s) {
+          return elementwise::LaunchPut(s, to, held.data(), static_cast<int>(held.size()));
+        });
+    from += piece;
+    to += piece;
+    size_bytes -= piece;
+  }
+}
+
+}  // namespace muond

@@ -1,0 +1,50 @@
+// LibraryProducts: Multiply through cuBLASLt, for GPUs without kernels of our own, and for checks.
+//
+// D = alpha op(A) op(B) + beta C, out of place, whole squares; a symmetric result is then mirrored from its lower triangle,
+// so that D == D^T bit for bit, and diagonals of their own are summed apart and rounded once. Equal products at equal
+// distances run as one strided batch. The algorithm is the first that the library offers for ONE product of the shape
+// without split k, whatever the batch: the bits of a product do not depend on its neighbours.
+// Operands: A and B of one dtype, C and D of one dtype; 16-bit inputs accumulate in fp32, fp32 inputs in fp32 (no TF32).
+// Threads: one caller at a time.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/ops/cuda/cublaslt.h"
+#include "kernels/ops/cuda/task_list.h"
+#include "kernels/ops/ops.h"
+#include "kernels/runtime/cuda/cuda_device.h"
+#include "kernels/runtime/cuda/cuda_stream.h"
+
+namespace muond {
+
+class LibraryProducts {
+ public:
+  // Opens nothing yet: a machine without cuBLASLt fails when it first multiplies.
+  explicit LibraryProducts(CudaDevice& device) : device_(device) {}
+  ~LibraryProducts();
+
+  // Enqueues all of `products`. INVALID_ARGUMENT names operands that do not fit; UNAVAILABLE without the library.
+  absl::Status Enqueue(CudaStream& stream, absl::Span<const Product> products, elementwise::Scratch* scratch);
+
+ private:
+  struct Plan;
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, int, int, int>;
+
+  absl::Status Start();
+  absl::StatusOr<const Plan*> PlanFor(const Product& product, int batch);
+
+  CudaDevice& device_;
+  const CublasLt* library_ = nullptr;
+  cublasLtHandle_t handle_ = nullptr;
+  // Kept for good: as many as there are shapes.
+  std::map<std::pair<Key, int>, std::unique_ptr<Plan>> plans_;
+};
+
+}  // namespace muond
