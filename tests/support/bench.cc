@@ -33,6 +33,18 @@ Bench MakeBench(std::unique_ptr<Ops> ops) {
 Bench ReferenceBench() { return MakeBench(CreateReferenceOps()); }
 Bench CpuBench() { return MakeBench(CreateCpuOps()); }
 
+absl::StatusOr<Bench> CudaBench() {
+  auto backend = CreateCudaBackend();
+  if (!backend.ok()) return backend.status();
+  Bench bench;
+  bench.backend = *std::move(backend);
+  bench.stream = bench.device().CreateStream().value();
+  auto ops = CreateCudaOps(bench.device());
+  if (!ops.ok()) return ops.status();
+  bench.ops = *std::move(ops);
+  return bench;
+}
+
 Tensor::Tensor(const Bench& bench, int64_t rows, int64_t cols, DType dtype, int64_t padding)
     : bench_(&bench),
       matrix_{nullptr, rows, cols, cols + padding, dtype},

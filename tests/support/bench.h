@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "kernels/ops/ops.h"
 #include "kernels/runtime/backend.h"
 #include "tests/support/dense.h"
@@ -28,6 +29,8 @@ struct Bench {
 
 Bench ReferenceBench();
 Bench CpuBench();
+// On the first GPU. UNAVAILABLE where there is none.
+absl::StatusOr<Bench> CudaBench();
 
 // A matrix in device memory with `padding` extra elements a row; unset elements and the padding are NaN.
 class Tensor {

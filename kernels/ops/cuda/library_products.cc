@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "kernels/ops/cuda/list_builder.h"
 #include "kernels/ops/cuda/passes.h"
 
 namespace muond {
@@ -12,11 +13,17 @@ namespace {
 using elementwise::DiagonalItem;
 using elementwise::DiagonalPhase;
 using elementwise::FactorItem;
+using elementwise::ExtentOf;
+using elementwise::Launch;
+using elementwise::ListBuilder;
 using elementwise::MirrorItem;
+using elementwise::PlaneOf;
+using elementwise::ScatterItem;
 using elementwise::Scratch;
+using elementwise::TilesOf;
 
 // The scratch's sums hold, in floats: factors of every product, then diagonals.
-constexpr size_t kScratchFloats = sizeof(Scratch::sum) / sizeof(float);
+constexpr size_t kScratchFloats = sizeof(Scratch::sum) / (sizeof(float));
 
 cudaDataType_t TypeOf(DType dtype) {
   switch (dtype) {
@@ -117,6 +124,8 @@ struct LibraryProducts::Plan {
   cublasLtMatmulAlgo_t algorithm = {};
 };
 
+LibraryProducts::LibraryProducts(CudaDevice& device) : device_(device) {}
+
 LibraryProducts::~LibraryProducts() {
   if (handle_ == nullptr) return;
   device_.MakeCurrent();
@@ -211,6 +220,7 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
     std::vector<FactorItem> factors;
     std::vector<Call> calls;
     std::vector<MirrorItem> mirrors;
+    std::vector<Launch> copies;
     std::vector<DiagonalItem> diagonals;
   };
   float* const floats = reinterpret_cast<float*>(scratch->sum);
@@ -229,6 +239,7 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
     const absl::Span<const Product> part = products.subspan(first, end - first);
     const int count = static_cast<int>(part.size());
     float* next_sums = floats + 2 * count;
+    ListBuilder<ScatterItem> copies;
     for (int i = 0; i < count; ++i) {
       const Product& p = part[i];
       work->factors.push_back({p.alpha_divisor, p.alpha, p.c.data != nullptr ? p.beta : 0, p.divisor_floor,
@@ -237,7 +248,8 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
         work->mirrors.push_back({static_cast<char*>(p.d.data), p.d.rows, p.d.ld,
                                  static_cast<int32_t>(SizeOf(p.d.dtype)), static_cast<char*>(p.d2.data), p.d2.ld, 0});
       } else if (p.d2.data != nullptr) {
-        return absl::InvalidArgumentError("a second result of a product that is not symmetric");
+        const ScatterItem copy = {ExtentOf(p.d.rows, p.d.cols), PlaneOf(p.d), PlaneOf(p.d2)};
+        if (absl::Status status = copies.Add(copy, TilesOf(copy.extent.elements), {}, {}); !status.ok()) return status;
       }
       if (!HasDiagonal(p)) continue;
       work->diagonals.push_back({.a = static_cast<const char*>(p.a.data),
@@ -264,6 +276,7 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
                                  .first_block = 0});
       next_sums += p.d.rows;
     }
+    work->copies = copies.Take();
     for (size_t i = 0; i < part.size();) {
       const Product& p = part[i];
       const size_t batch = BatchFrom(part, i);
@@ -301,6 +314,11 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
         if (status != CUBLAS_STATUS_SUCCESS) return cudaErrorNotSupported;
       }
       error = elementwise::LaunchMirror(s, work->mirrors.data(), static_cast<int>(work->mirrors.size()));
+      for (const Launch& copy : work->copies) {
+        if (error != cudaSuccess) return error;
+        error = elementwise::WithList(
+            copy, [&](const auto& list) { return elementwise::LaunchScatter(s, list, copy.tiles); });
+      }
       return error == cudaSuccess ? diagonals(DiagonalPhase::kPlace) : error;
     });
     first = end;

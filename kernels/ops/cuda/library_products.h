@@ -27,7 +27,7 @@ namespace muond {
 class LibraryProducts {
  public:
   // Opens nothing yet: a machine without cuBLASLt fails when it first multiplies.
-  explicit LibraryProducts(CudaDevice& device) : device_(device) {}
+  explicit LibraryProducts(CudaDevice& device);
   ~LibraryProducts();
 
   // Enqueues all of `products`. INVALID_ARGUMENT names operands that do not fit; UNAVAILABLE without the library.

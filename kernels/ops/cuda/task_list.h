@@ -131,13 +131,13 @@ struct List {
   int32_t sources_at;  // byte offset in `data`
   alignas(16) char data[kBytes];
 
+#ifdef __CUDACC__
   template <class Item>
-  __host__ __device__ const Item* item_array() const {
+  __device__ const Item* item_array() const {
     return reinterpret_cast<const Item*>(data);
   }
-  __host__ __device__ const Source* source_array() const {
-    return reinterpret_cast<const Source*>(data + sources_at);
-  }
+  __device__ const Source* source_array() const { return reinterpret_cast<const Source*>(data + sources_at); }
+#endif
 };
 
 }  // namespace muond::elementwise

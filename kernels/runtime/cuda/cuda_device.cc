@@ -83,20 +83,17 @@ absl::StatusOr<std::unique_ptr<Buffer>> CudaDevice::Allocate(size_t size_bytes) 
   if (size_bytes == 0) return std::make_unique<CudaBuffer>(*this, nullptr, 0);
   MakeCurrent();
   void* data = nullptr;
-  cudaError_t error = cudaMalloc(&data, size_bytes);
+  const cudaError_t error = cudaMalloc(&data, size_bytes);
   if (error == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
     return absl::ResourceExhaustedError(
         absl::StrFormat("buffer needs %d bytes, %d left on device %d (%s)", size_bytes,
                         free_bytes(), info_.ordinal, info_.uuid));
   }
-  if (error == cudaSuccess) {
-    error = cudaMemset(data, 0, size_bytes);
-    if (error == cudaSuccess) error = cudaDeviceSynchronize();
-    if (error != cudaSuccess) (void)cudaFree(data);
-  }
   if (error != cudaSuccess) return Report(error, "allocating a buffer");
-  return std::make_unique<CudaBuffer>(*this, data, size_bytes);
+  auto buffer = std::make_unique<CudaBuffer>(*this, data, size_bytes);
+  if (absl::Status status = ZeroNow(data, size_bytes); !status.ok()) return status;
+  return buffer;
 }
 
 absl::StatusOr<std::unique_ptr<Slab>> CudaDevice::CreateSlab(const std::string& label,
@@ -116,6 +113,40 @@ uint64_t CudaDevice::free_bytes() const {
     return 0;
   }
   return free;
+}
+
+CudaDevice::~CudaDevice() {
+  absl::MutexLock lock(&service_mutex_);
+  if (service_ == nullptr) return;
+  MakeCurrent();
+  (void)cudaStreamDestroy(service_);
+}
+
+absl::StatusOr<cudaStream_t> CudaDevice::service() {
+  MakeCurrent();
+  if (service_ == nullptr) {
+    const cudaError_t error = cudaStreamCreateWithFlags(&service_, cudaStreamNonBlocking);
+    if (error != cudaSuccess) return Report(error, "creating a stream");
+  }
+  return service_;
+}
+
+absl::Status CudaDevice::ZeroNow(void* memory, size_t size_bytes) {
+  absl::MutexLock lock(&service_mutex_);
+  absl::StatusOr<cudaStream_t> stream = service();
+  if (!stream.ok()) return stream.status();
+  cudaError_t error = cudaMemsetAsync(memory, 0, size_bytes, *stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(*stream);
+  return Report(error, "zeroing memory");
+}
+
+absl::Status CudaDevice::CopyNow(void* destination, const void* source, size_t size_bytes) {
+  absl::MutexLock lock(&service_mutex_);
+  absl::StatusOr<cudaStream_t> stream = service();
+  if (!stream.ok()) return stream.status();
+  cudaError_t error = cudaMemcpyAsync(destination, source, size_bytes, cudaMemcpyDefault, *stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(*stream);
+  return Report(error, "copying");
 }
 
 absl::Status CudaDevice::Report(cudaError_t error, absl::string_view what) {

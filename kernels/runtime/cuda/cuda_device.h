@@ -26,6 +26,7 @@ class CudaDevice final : public Device {
   // for the devices in `peers` (CUDA ordinals) too, where the hardware can.
   static absl::StatusOr<std::unique_ptr<CudaDevice>> Create(int cuda_ordinal, int ordinal,
                                                             std::vector<int> peers);
+  ~CudaDevice() override;
   const DeviceInfo& info() const override { return info_; }
   absl::StatusOr<std::unique_ptr<Stream>> CreateStream() override;
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t size_bytes) override;
@@ -41,6 +42,10 @@ class CudaDevice final : public Device {
   const Driver& driver() const { return driver_; }
   void MakeCurrent() const { (void)cudaSetDevice(cuda_ordinal_); }
 
+  // Done when the call returns, whatever other streams wait for.
+  absl::Status ZeroNow(void* memory, size_t size_bytes);
+  absl::Status CopyNow(void* destination, const void* source, size_t size_bytes);
+
   // The status of `error`; a sticky one poisons the device for good. OK for cudaSuccess.
   absl::Status Report(cudaError_t error, absl::string_view what);
   // DATA_LOSS with the first sticky error, once there was one. The process has to be replaced.
@@ -50,6 +55,7 @@ class CudaDevice final : public Device {
 
  private:
   CudaDevice(int cuda_ordinal, std::vector<int> peers, const Driver& driver);
+  absl::StatusOr<cudaStream_t> service() ABSL_EXCLUSIVE_LOCKS_REQUIRED(service_mutex_);
 
   const int cuda_ordinal_;
   const std::vector<int> peers_;
@@ -59,6 +65,8 @@ class CudaDevice final : public Device {
   int multiprocessors_ = 0;
   mutable absl::Mutex mutex_;
   absl::Status poison_ ABSL_GUARDED_BY(mutex_);
+  absl::Mutex service_mutex_;
+  cudaStream_t service_ ABSL_GUARDED_BY(service_mutex_) = nullptr;  // never waits for anything
   std::unique_ptr<IssueThread> issue_thread_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -23,6 +23,13 @@ CUmemAllocationProp PropertiesOf(const CudaDevice& device) {
   return properties;
 }
 
+// Behind the slab's bytes lies its size: the driver tells no importer how large a handle is, and sizes are rounded.
+struct Trailer {
+  uint64_t magic;
+  uint64_t size_bytes;
+};
+constexpr uint64_t kMagic = 0x6d756f6e64736c62;  // "muondslb"
+
 // Owns, piece by piece, what a mapping is made of: whatever was reached is undone in reverse.
 class CudaSlab final : public Slab {
  public:
@@ -31,10 +38,7 @@ class CudaSlab final : public Slab {
   ~CudaSlab() override {
     const Driver& driver = device_.driver();
     device_.MakeCurrent();
-    if (mapped_) {
-      (void)cudaDeviceSynchronize();  // nothing enqueued may touch the mapping any more
-      (void)driver.mem_unmap(address_, mapped_bytes_);
-    }
+    if (mapped_) (void)driver.mem_unmap(address_, mapped_bytes_);
     if (address_ != 0) (void)driver.address_free(address_, mapped_bytes_);
     if (handle_ != 0) (void)driver.mem_release(handle_);
     if (descriptor_ >= 0) close(descriptor_);
@@ -44,6 +48,10 @@ class CudaSlab final : public Slab {
   void* data() const override { return reinterpret_cast<void*>(address_); }
   size_t size_bytes() const override { return size_bytes_; }
   int descriptor() const override { return descriptor_; }
+
+  void* trailer() const {
+    return reinterpret_cast<void*>(address_ + mapped_bytes_ - sizeof(Trailer));
+  }
 
   cudaError_t Create() {
     const CUmemAllocationProp properties = PropertiesOf(device_);
@@ -92,9 +100,9 @@ class CudaSlab final : public Slab {
   int descriptor_ = -1;
 };
 
-absl::StatusOr<size_t> RoundUp(CudaDevice& device, size_t size_bytes) {
+absl::StatusOr<size_t> MappedBytes(CudaDevice& device, size_t size_bytes) {
   if (absl::Status poison = device.poison(); !poison.ok()) return poison;
-  if (size_bytes == 0) return absl::InvalidArgumentError("a slab of 0 bytes");
+  if (size_bytes == 0) return absl::InvalidArgumentError("a slab is said to have 0 bytes");
   device.MakeCurrent();
   const CUmemAllocationProp properties = PropertiesOf(device);
   size_t granularity = 0;
@@ -103,22 +111,37 @@ absl::StatusOr<size_t> RoundUp(CudaDevice& device, size_t size_bytes) {
   if (result != CUDA_SUCCESS) {
     return device.Report(ToRuntimeError(result), "asking for the slab granularity");
   }
-  if (size_bytes > SIZE_MAX - granularity) {
+  if (size_bytes > INT64_MAX - granularity - sizeof(Trailer)) {
     return absl::InvalidArgumentError(absl::StrFormat("a slab of %d bytes", size_bytes));
   }
-  return (size_bytes + granularity - 1) / granularity * granularity;
+  return (size_bytes + sizeof(Trailer) + granularity - 1) / granularity * granularity;
 }
 
 absl::StatusOr<std::unique_ptr<Slab>> Import(CudaDevice& device, int descriptor,
                                              size_t size_bytes) {
-  absl::StatusOr<size_t> mapped_bytes = RoundUp(device, size_bytes);
+  if (descriptor < 0) return absl::InvalidArgumentError(absl::StrCat("descriptor ", descriptor));
+  absl::StatusOr<size_t> mapped_bytes = MappedBytes(device, size_bytes);
   if (!mapped_bytes.ok()) return mapped_bytes.status();
   auto slab = std::make_unique<CudaSlab>(device, size_bytes, *mapped_bytes);
   cudaError_t error = slab->Import(descriptor);
-  if (error == cudaSuccess) error = slab->Map();  // refuses more bytes than the memory has
   if (error != cudaSuccess) {
     return device.Report(error, absl::StrFormat("importing a slab of %d bytes from descriptor %d",
                                                 size_bytes, descriptor));
+  }
+  error = slab->Map();
+  if (error != cudaSuccess) {
+    const absl::Status status = device.Report(error, "mapping it");
+    if (!device.poison().ok()) return status;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("an imported slab is said to have %d bytes, which its memory does not hold: %s", size_bytes,
+                        status.message()));
+  }
+  Trailer trailer = {};
+  if (absl::Status status = device.CopyNow(&trailer, slab->trailer(), sizeof(trailer)); !status.ok()) return status;
+  if (trailer.magic != kMagic || trailer.size_bytes != size_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("an imported slab is said to have %d bytes, it has %d", size_bytes,
+                        trailer.magic == kMagic ? trailer.size_bytes : 0));
   }
   return slab;
 }
@@ -127,23 +150,25 @@ absl::StatusOr<std::unique_ptr<Slab>> Import(CudaDevice& device, int descriptor,
 
 absl::StatusOr<std::unique_ptr<Slab>> CreateCudaSlab(CudaDevice& device, const std::string& label,
                                                      size_t size_bytes) {
-  absl::StatusOr<size_t> mapped_bytes = RoundUp(device, size_bytes);
+  absl::StatusOr<size_t> mapped_bytes = MappedBytes(device, size_bytes);
   if (!mapped_bytes.ok()) return mapped_bytes.status();
   auto slab = std::make_unique<CudaSlab>(device, size_bytes, *mapped_bytes);
   cudaError_t error = slab->Create();
   if (error == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "slab '%s' needs %d bytes, %d left on device %d (%s)", label, *mapped_bytes,
-        device.free_bytes(), device.info().ordinal, device.info().uuid));
+    return absl::ResourceExhaustedError(absl::StrFormat("slab '%s' needs %d bytes, %d left on device %d (%s)", label,
+                                                        size_bytes, device.free_bytes(), device.info().ordinal,
+                                                        device.info().uuid));
   }
   if (error == cudaSuccess) error = slab->Map();
   if (error == cudaSuccess) error = slab->Export();
-  if (error == cudaSuccess) error = cudaMemset(slab->data(), 0, *mapped_bytes);
-  if (error == cudaSuccess) error = cudaDeviceSynchronize();
   if (error != cudaSuccess) {
-    return device.Report(error, absl::StrFormat("slab '%s' of %d bytes", label, *mapped_bytes));
+    return device.Report(error, absl::StrFormat("slab '%s' of %d bytes", label, size_bytes));
   }
+  const Trailer trailer = {kMagic, size_bytes};
+  absl::Status status = device.ZeroNow(slab->data(), *mapped_bytes);
+  if (status.ok()) status = device.CopyNow(slab->trailer(), &trailer, sizeof(trailer));
+  if (!status.ok()) return status;
   return slab;
 }
 

@@ -1,5 +1,7 @@
 // Slabs on CUDA: cuMemCreate memory with a POSIX descriptor. The memory lives as long as any process holds a
-// descriptor or a mapping, whichever process created it. Sizes are rounded up to the device's granularity (2 MiB).
+// descriptor or a mapping, whichever process created it. Memory is taken in multiples of the device's granularity (2 MiB),
+// 16 bytes behind the slab's own included: they hold its size, which an importer checks.
+// Destroying a slab unmaps it at once: the streams that use it must be done.
 #pragma once
 
 #include <memory>
