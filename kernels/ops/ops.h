@@ -72,8 +72,8 @@ struct MeasureTask {
 struct DirectionTask {
   int64_t rows = 0, cols = 0;
   std::vector<Block> gradient;
-  const float* momentum_in = nullptr;  // [rows, cols] dense
-  float* momentum_out = nullptr;       // may equal momentum_in
+  const float* momentum_in = nullptr;  // [rows, cols] dense; null: no momentum, u = g, and
+  float* momentum_out = nullptr;       // momentum_out is not used. May equal momentum_in
   Matrix direction;
   double* direction_norm = nullptr;      // device-reachable; see above
   const MuonScalars* scalars = nullptr;  // read when it runs

@@ -237,6 +237,23 @@ TEST_P(OpsContractTest, AReplicaMayMissPartOfTheMatrix) {
   }
 }
 
+TEST_P(OpsContractTest, WithoutMomentumTheDirectionIsTheGradient) {
+  const Dense values = Gaussian(65, 129, 19);
+  const Cut cut = CutUp(subject_, values, DType::kBFloat16, {30}, {64});
+  const Tensor direction(subject_, 65, 129, iterate(), 7);
+  const SharedValue<MuonScalars> scalars;
+  *scalars = {.momentum = 0.95, .gradient_scale = 0.5};
+  DeviceArray<double> norm(subject_.device(), 1);
+  DirectionTask task{65, 129, cut.blocks, nullptr, nullptr, direction.matrix(), norm.data(), scalars.get()};
+  subject_.ops->Direction(*subject_.stream, {&task, 1});
+  subject_.Finish();
+  Dense expected = Rounded(values, DType::kBFloat16);
+  for (double& value : expected.values) value *= 0.5;
+  EXPECT_NEAR(norm.Download(*subject_.stream)[0], Frobenius(expected), 1e-5 * Frobenius(expected));
+  ExpectNear(direction.Read(), expected, Epsilon(iterate()), 1e-7, "direction");
+  EXPECT_TRUE(direction.PaddingIsUntouched());
+}
+
 TEST_P(OpsContractTest, AZeroGradientHasANormToDivideBy) {
   for (double eps : {1e-7, 0.0}) {
     const Dense zero(33, 40);

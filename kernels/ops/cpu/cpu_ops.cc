@@ -59,8 +59,14 @@ void Direction(const DirectionTask& task) {
   ForRuns(task.rows, task.cols, [&](int64_t begin, int64_t count) {
     float* direct = DirectRun(task.direction, begin);
     float* direction = direct != nullptr ? direct : made;
-    DirectionRun(factors, gradient.Read(begin, count, read), task.momentum_in + begin, count,
-                 task.momentum_out + begin, direction);
+    const float* values = gradient.Read(begin, count, read);
+    if (task.momentum_in == nullptr) {
+      std::copy_n(values, count, direction);
+      ScaleInPlace(factors.gradient_scale, count, direction);
+    } else {
+      DirectionRun(factors, values, task.momentum_in + begin, count, task.momentum_out + begin,
+                   direction);
+    }
     sum += SumOfSquares(direction, count);
     if (direct == nullptr) WriteRun(task.direction, begin, count, direction);
   });

@@ -4,10 +4,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/mutex.h"
 #include "kernels/ops/cuda/library_products.h"
 #include "kernels/ops/cuda/list_builder.h"
 #include "kernels/ops/cuda/passes.h"
+#include "kernels/ops/cuda/products.h"
 #include "kernels/ops/cuda/scratch_pool.h"
 #include "kernels/runtime/cuda/cuda_stream.h"
 #include "kernels/runtime/cuda/host_registry.h"
@@ -51,8 +54,12 @@ bool AlignedTo16(std::initializer_list<const void*> pointers) {
 
 class CudaOps final : public Ops {
  public:
-  CudaOps(CudaDevice& device, std::unique_ptr<LibraryProducts> products)
-      : device_(device), scratch_(device), products_(std::move(products)) {}
+  // `hopper` is null where its kernels do not run or are not wanted.
+  CudaOps(CudaDevice& device, std::unique_ptr<GroupedProducts> hopper)
+      : device_(device),
+        scratch_(device),
+        library_(std::make_unique<LibraryProducts>(device)),
+        hopper_(std::move(hopper)) {}
 
   DType iterate_dtype() const override { return DType::kFloat16; }
 
@@ -117,11 +124,22 @@ class CudaOps final : public Ops {
   }
 
   void Multiply(Stream& stream, absl::Span<const Product> products) override {
+    const size_t end = products.size();
+    MultiplyPhases(stream, products, {&end, 1});
+  }
+
+  void MultiplyPhases(Stream& stream, absl::Span<const Product> products,
+                      absl::Span<const size_t> phase_ends) override {
     if (products.empty()) return;
-    absl::StatusOr<Scratch*> scratch = scratch_.For(Cuda(stream).handle());
-    if (!scratch.ok()) return Cuda(stream).Fail(scratch.status());
-    if (absl::Status status = products_->Enqueue(Cuda(stream), products, *scratch); !status.ok()) {
-      Cuda(stream).Fail(std::move(status));
+    CudaStream& cuda = Cuda(stream);
+    if (TakenByHopper(products)) return RunOnHopper(cuda, products, phase_ends);
+    absl::StatusOr<Scratch*> scratch = scratch_.For(cuda.handle());
+    if (!scratch.ok()) return cuda.Fail(scratch.status());
+    size_t begin = 0;
+    for (const size_t end : phase_ends) {
+      const absl::Status status = library_->Enqueue(cuda, products.subspan(begin, end - begin), *scratch);
+      if (!status.ok()) return cuda.Fail(status);
+      begin = end;
     }
   }
 
@@ -231,6 +249,50 @@ class CudaOps final : public Ops {
 
   static CudaStream& Cuda(Stream& stream) { return static_cast<CudaStream&>(stream); }
 
+  bool TakenByHopper(absl::Span<const Product> products) const {
+    if (hopper_ == nullptr) return false;
+    for (const Product& product : products) {
+      if (product.d.dtype != products[0].d.dtype || !hopper_->Check(product).ok()) return false;
+    }
+    return true;
+  }
+
+  void RunOnHopper(CudaStream& cuda, absl::Span<const Product> products, absl::Span<const size_t> phase_ends) {
+    if (cuda.issues_at_once()) {
+      cuda.Enqueue("grouped products",
+                   [&](cudaStream_t s) { return IssueOnHopper(cuda, s, products, phase_ends); });
+      return;
+    }
+    cuda.Enqueue("grouped products",
+                 [this, &cuda, products = std::vector<Product>(products.begin(), products.end()),
+                  phase_ends = std::vector<size_t>(phase_ends.begin(), phase_ends.end())](cudaStream_t s) {
+                   return IssueOnHopper(cuda, s, products, phase_ends);
+                 });
+  }
+
+  // A captured stream gets a program of its own, which stays as long as these ops: graphs hold pointers into it.
+  cudaError_t IssueOnHopper(CudaStream& cuda, cudaStream_t s, absl::Span<const Product> products,
+                            absl::Span<const size_t> phase_ends) {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    if (const cudaError_t error = cudaStreamIsCapturing(s, &capture); error != cudaSuccess) return error;
+    absl::Status status;
+    if (capture == cudaStreamCaptureStatusNone) {
+      status = hopper_->Run(s, products, phase_ends);
+    } else {
+      cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+      (void)cudaThreadExchangeStreamCaptureMode(&mode);
+      auto program = hopper_->Compile(products, phase_ends);
+      (void)cudaThreadExchangeStreamCaptureMode(&mode);
+      status = program.ok() ? hopper_->Launch(s, **program) : program.status();
+      if (status.ok()) {
+        absl::MutexLock lock(&mutex_);
+        captured_.push_back(*std::move(program));
+      }
+    }
+    cuda.Fail(std::move(status));
+    return cudaSuccess;
+  }
+
   // A parameter has no replicas: the index means nothing there.
   static absl::StatusOr<std::vector<SourceSpec>> Parameters(absl::Span<const Block> blocks, int64_t rows, int64_t cols) {
     absl::StatusOr<std::vector<SourceSpec>> sources = SourcesOf(blocks, rows, cols);
@@ -289,13 +351,23 @@ class CudaOps final : public Ops {
 
   CudaDevice& device_;
   ScratchPool scratch_;
-  const std::unique_ptr<LibraryProducts> products_;
+  const std::unique_ptr<LibraryProducts> library_;
+  const std::unique_ptr<GroupedProducts> hopper_;
+  absl::Mutex mutex_;
+  std::vector<std::unique_ptr<GroupedProducts::Program>> captured_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOpsWith(CudaDevice& device, const CudaOpsOptions&) {
-  return std::make_unique<CudaOps>(device, std::make_unique<LibraryProducts>(device));
+absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOpsWith(CudaDevice& device, const CudaOpsOptions& options) {
+  std::unique_ptr<GroupedProducts> hopper;
+  if (options.products == ProductPath::kAuto && device.compute_capability() == 90) {
+    device.MakeCurrent();
+    absl::StatusOr<std::unique_ptr<GroupedProducts>> made = GroupedProducts::Create();
+    if (!made.ok()) return made.status();
+    hopper = *std::move(made);
+  }
+  return std::make_unique<CudaOps>(device, std::move(hopper));
 }
 
 absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOps(Device& device) {

@@ -208,7 +208,6 @@ absl::StatusOr<const LibraryProducts::Plan*> LibraryProducts::PlanFor(const Prod
 }
 
 absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Product> products, Scratch* scratch) {
-  if (absl::Status status = Start(); !status.ok()) return status;
   struct Call {
     const Plan* plan;
     const void *a, *b, *c;
@@ -280,6 +279,8 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
     for (size_t i = 0; i < part.size();) {
       const Product& p = part[i];
       const size_t batch = BatchFrom(part, i);
+      absl::MutexLock lock(&mutex_);
+      if (absl::Status status = Start(); !status.ok()) return status;
       absl::StatusOr<const Plan*> plan = PlanFor(p, static_cast<int>(batch));
       if (!plan.ok()) return plan.status();
       work->calls.push_back({*plan, p.b.data, p.a.data, p.c.data != nullptr ? p.c.data : p.d.data, p.d.data,
@@ -294,6 +295,7 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
       };
       if (error == cudaSuccess) error = diagonals(DiagonalPhase::kSum);
       if (error != cudaSuccess) return error;
+      absl::MutexLock lock(&mutex_);
       for (const Call& call : work->calls) {
         const Plan& plan = *call.plan;
         cublasStatus_t status = CUBLAS_STATUS_SUCCESS;

@@ -5,7 +5,7 @@
 // distances run as one strided batch. The algorithm is the first that the library offers for ONE product of the shape
 // without split k, whatever the batch: the bits of a product do not depend on its neighbours.
 // Operands: A and B of one dtype, C and D of one dtype; 16-bit inputs accumulate in fp32, fp32 inputs in fp32 (no TF32).
-// Threads: one caller at a time.
+// Threads: safe from any thread, one at a time per stream.
 #pragma once
 
 #include <map>
@@ -13,8 +13,10 @@
 #include <tuple>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "kernels/ops/cuda/cublaslt.h"
 #include "kernels/ops/cuda/task_list.h"
@@ -37,14 +39,15 @@ class LibraryProducts {
   struct Plan;
   using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, int, int, int>;
 
-  absl::Status Start();
-  absl::StatusOr<const Plan*> PlanFor(const Product& product, int batch);
+  absl::Status Start() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<const Plan*> PlanFor(const Product& product, int batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   CudaDevice& device_;
-  const CublasLt* library_ = nullptr;
-  cublasLtHandle_t handle_ = nullptr;
+  absl::Mutex mutex_;  // also held while products are issued: a batch's distances are set in its plan
+  const CublasLt* library_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  cublasLtHandle_t handle_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // Kept for good: as many as there are shapes.
-  std::map<std::pair<Key, int>, std::unique_ptr<Plan>> plans_;
+  std::map<std::pair<Key, int>, std::unique_ptr<Plan>> plans_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace muond

@@ -45,9 +45,12 @@ void DirectionOne(const DirectionTask& task) {
     for (int64_t col = 0; col < task.cols; ++col) {
       const int64_t i = row * task.cols + col;
       const double g = scalars.gradient_scale * SumOfReplicas(task.gradient, row, col);
-      const double m = task.momentum_in[i] + (1 - scalars.momentum) * (g - task.momentum_in[i]);
-      task.momentum_out[i] = static_cast<float>(m);
-      direction[i] = scalars.nesterov ? g + scalars.momentum * (m - g) : m;
+      direction[i] = g;
+      if (task.momentum_in != nullptr) {
+        const double m = task.momentum_in[i] + (1 - scalars.momentum) * (g - task.momentum_in[i]);
+        task.momentum_out[i] = static_cast<float>(m);
+        direction[i] = scalars.nesterov ? g + scalars.momentum * (m - g) : m;
+      }
       sum += direction[i] * direction[i];
     }
   }

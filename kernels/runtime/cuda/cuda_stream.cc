@@ -60,6 +60,7 @@ class StreamImpl final : public CudaStream {
   }
 
   cudaStream_t handle() const override { return stream_; }
+  bool issues_at_once() const override { return !owned_; }
 
   void Host(absl::AnyInvocable<void()> work) override {
     Enqueue("host function", [work = std::move(work), dropped = dropped_](cudaStream_t stream) mutable {

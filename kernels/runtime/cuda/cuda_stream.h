@@ -30,6 +30,8 @@ class CudaStream : public Stream {
   using Call = absl::AnyInvocable<cudaError_t(cudaStream_t)>;
   // `what` names the work in errors and must be a string literal.
   virtual void Enqueue(const char* what, Call call) = 0;
+  // True for a borrowed stream: Enqueue has called `call` when it returns.
+  virtual bool issues_at_once() const = 0;
   // Records a failure found on the host, so that it is sticky as any other.
   virtual void Fail(absl::Status status) = 0;
   // The handle: identifies the stream. Enqueue is the only way to issue on it.

@@ -1,0 +1,213 @@
+#include "kernels/capi/muond_kernels.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "kernels/capi/engine.h"
+
+struct muond_kernels {
+  std::unique_ptr<muond::Engine> engine;
+};
+
+namespace {
+
+using muond::CoefficientTable;
+using muond::DType;
+using muond::Matrix;
+using muond::MuonItem;
+using muond::MuonScalars;
+using muond::OrthogonalizeItem;
+
+thread_local std::string last_message;
+
+muond_kernels_status Answer(const absl::Status& status) {
+  last_message = std::string(status.message());
+  return static_cast<muond_kernels_status>(status.code());
+}
+muond_kernels_status Refuse(const std::string& message) { return Answer(absl::InvalidArgumentError(message)); }
+
+constexpr uint64_t kAlignment = 256;
+uint64_t Aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+absl::StatusOr<CoefficientTable> TableOf(const muond_kernels_table* table) {
+  if (table == nullptr || table->struct_size < sizeof(*table)) {
+    return absl::InvalidArgumentError("the coefficient table is missing or of an older interface");
+  }
+  if (table->name != nullptr) return muond::FindCoefficientTable(table->name, table->steps);
+  std::vector<muond::Coefficients> rows;
+  for (size_t i = 0; i < table->row_count; ++i) {
+    rows.push_back({table->rows[3 * i], table->rows[3 * i + 1], table->rows[3 * i + 2]});
+  }
+  return muond::CustomCoefficientTable(rows, table->steps);
+}
+
+absl::StatusOr<Matrix> MatrixOf(const muond_kernels_matrix& matrix, const char* what, size_t index) {
+  if (matrix.struct_size < sizeof(matrix) || matrix.rows < 0 || matrix.cols < 0 ||
+      (matrix.rows > 1 && matrix.ld < matrix.cols) || matrix.dtype < MUOND_KERNELS_FLOAT32 ||
+      matrix.dtype > MUOND_KERNELS_FLOAT16) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s %d: %d x %d, ld %d, dtype %d", what, index, matrix.rows,
+                                                      matrix.cols, matrix.ld, matrix.dtype));
+  }
+  const int64_t ld = matrix.rows > 1 ? matrix.ld : matrix.cols;
+  return Matrix{matrix.data, matrix.rows, matrix.cols, ld, static_cast<DType>(matrix.dtype)};
+}
+
+// What the list looks like to the verbs. The caller points the items at the table once the list lies still.
+struct MuonList {
+  CoefficientTable table;
+  std::vector<MuonItem> items;
+};
+
+absl::StatusOr<MuonList> ListOf(const muond_kernels_table* table, const muond_kernels_muon_item* items, size_t count) {
+  absl::StatusOr<CoefficientTable> found = TableOf(table);
+  if (!found.ok()) return found.status();
+  MuonList list;
+  list.table = *std::move(found);
+  for (size_t i = 0; i < count; ++i) {
+    if (items[i].struct_size < sizeof(items[i])) return absl::InvalidArgumentError("items of an older interface");
+    absl::StatusOr<Matrix> g = MatrixOf(items[i].gradient, "gradient", i);
+    if (!g.ok()) return g.status();
+    absl::StatusOr<Matrix> p = MatrixOf(items[i].parameter, "parameter", i);
+    if (!p.ok()) return p.status();
+    if (g->rows != p->rows || g->cols != p->cols) {
+      return absl::InvalidArgumentError(absl::StrFormat("item %d: a gradient of %d x %d for a parameter of %d x %d", i,
+                                                        g->rows, g->cols, p->rows, p->cols));
+    }
+    MuonItem item;
+    item.rows = p->rows;
+    item.cols = p->cols;
+    item.gradient = {{g->data, 0, 0, g->rows, g->cols, g->ld, g->dtype, 0}};
+    item.parameter_in = {{p->data, 0, 0, p->rows, p->cols, p->ld, p->dtype, 0}};
+    item.parameter_out = *p;
+    item.momentum_in = items[i].momentum;
+    item.momentum_out = items[i].momentum;
+    list.items.push_back(std::move(item));
+  }
+  return list;
+}
+
+uint64_t ScalarsBytes(size_t count) { return Aligned(count * sizeof(MuonScalars)); }
+
+}  // namespace
+
+extern "C" {
+
+void muond_kernels_abi_version(int32_t* major, int32_t* minor) {
+  *major = MUOND_KERNELS_ABI_MAJOR;
+  *minor = MUOND_KERNELS_ABI_MINOR;
+}
+
+const char* muond_kernels_message(void) { return last_message.c_str(); }
+
+muond_kernels_status muond_kernels_create(const muond_kernels_options* options, muond_kernels** engine) {
+  if (options == nullptr || engine == nullptr || options->struct_size < sizeof(*options)) {
+    return Refuse("muond_kernels_create: options are missing or of an older interface");
+  }
+  auto made = muond::Engine::Create(options->cuda_device);
+  if (!made.ok()) return Answer(made.status());
+  *engine = new muond_kernels{*std::move(made)};
+  return Answer(absl::OkStatus());
+}
+
+void muond_kernels_destroy(muond_kernels* engine) { delete engine; }
+
+muond_kernels_status muond_kernels_newton_schulz_workspace(muond_kernels* engine, const muond_kernels_table* table,
+                                                           const muond_kernels_matrix* in, size_t count,
+                                                           uint64_t limit_bytes, uint64_t* bytes) {
+  absl::StatusOr<CoefficientTable> found = TableOf(table);
+  if (!found.ok()) return Answer(found.status());
+  std::vector<OrthogonalizeItem> items;
+  for (size_t i = 0; i < count; ++i) {
+    absl::StatusOr<Matrix> matrix = MatrixOf(in[i], "matrix", i);
+    if (!matrix.ok()) return Answer(matrix.status());
+    items.push_back({*matrix, *matrix});
+  }
+  const uint64_t scalars = ScalarsBytes(1);
+  *bytes = scalars + muond::OrthogonalizeWorkspaceBytes(engine->engine->ops(), items, *found,
+                                                        limit_bytes - std::min(limit_bytes, scalars));
+  return Answer(absl::OkStatus());
+}
+
+muond_kernels_status muond_kernels_newton_schulz(muond_kernels* engine, void* cuda_stream,
+                                                 const muond_kernels_table* table, double eps,
+                                                 const muond_kernels_matrix* in, const muond_kernels_matrix* out,
+                                                 size_t count, void* workspace, uint64_t bytes) {
+  absl::StatusOr<CoefficientTable> found = TableOf(table);
+  if (!found.ok()) return Answer(found.status());
+  std::vector<OrthogonalizeItem> items;
+  for (size_t i = 0; i < count; ++i) {
+    absl::StatusOr<Matrix> from = MatrixOf(in[i], "matrix", i);
+    if (!from.ok()) return Answer(from.status());
+    absl::StatusOr<Matrix> to = MatrixOf(out[i], "result", i);
+    if (!to.ok()) return Answer(to.status());
+    if (from->rows != to->rows || from->cols != to->cols) {
+      return Refuse(absl::StrFormat("matrix %d: a result of %d x %d for %d x %d", i, to->rows, to->cols, from->rows,
+                                    from->cols));
+    }
+    items.push_back({*from, *to});
+  }
+  const uint64_t first = ScalarsBytes(1);
+  if (bytes < first) return Refuse(absl::StrFormat("%d bytes of workspace, at least %d are needed", bytes, first));
+  std::unique_ptr<muond::Stream> stream = engine->engine->StreamFor(cuda_stream);
+  if (stream == nullptr) return Answer(absl::InternalError("no stream"));
+  MuonScalars scalars;
+  scalars.eps = eps;
+  engine->engine->Put(*stream, workspace, &scalars, sizeof(scalars));
+  const absl::Status status =
+      muond::Orthogonalize(engine->engine->ops(), *stream, items, *found, static_cast<const MuonScalars*>(workspace),
+                           static_cast<char*>(workspace) + first, bytes - first);
+  const absl::Status finished = engine->engine->Finish(*stream);
+  return Answer(status.ok() ? finished : status);
+}
+
+muond_kernels_status muond_kernels_muon_step_workspace(muond_kernels* engine, const muond_kernels_table* table,
+                                                       const muond_kernels_muon_item* items, size_t count,
+                                                       uint64_t limit_bytes, uint64_t* bytes) {
+  absl::StatusOr<MuonList> list = ListOf(table, items, count);
+  if (!list.ok()) return Answer(list.status());
+  for (MuonItem& item : list->items) item.table = &list->table;
+  const uint64_t scalars = ScalarsBytes(count);
+  *bytes = scalars + muond::MuonWorkspaceBytes(engine->engine->ops(), list->items,
+                                               limit_bytes - std::min(limit_bytes, scalars));
+  return Answer(absl::OkStatus());
+}
+
+muond_kernels_status muond_kernels_muon_step(muond_kernels* engine, void* cuda_stream, const muond_kernels_table* table,
+                                             const muond_kernels_muon_options* options,
+                                             const muond_kernels_muon_item* items, size_t count, void* workspace,
+                                             uint64_t bytes) {
+  if (options == nullptr || options->struct_size < sizeof(*options) ||
+      options->scale < MUOND_KERNELS_SCALE_ORIGINAL || options->scale > MUOND_KERNELS_SCALE_NONE) {
+    return Refuse("muond_kernels_muon_step: options are missing, of an older interface, or name no scale");
+  }
+  absl::StatusOr<MuonList> list = ListOf(table, items, count);
+  if (!list.ok()) return Answer(list.status());
+  const uint64_t first = ScalarsBytes(count);
+  if (bytes < first) return Refuse(absl::StrFormat("%d bytes of workspace, at least %d are needed", bytes, first));
+  std::unique_ptr<muond::Stream> stream = engine->engine->StreamFor(cuda_stream);
+  if (stream == nullptr) return Answer(absl::InternalError("no stream"));
+  std::vector<MuonScalars> scalars;
+  for (size_t i = 0; i < count; ++i) {
+    MuonItem& item = list->items[i];
+    item.table = &list->table;
+    item.scalars = static_cast<const MuonScalars*>(workspace) + i;
+    scalars.push_back({.lr = options->lr,
+                       .weight_decay = options->weight_decay,
+                       .momentum = options->momentum,
+                       .eps = options->eps,
+                       .update_scale = muond::UpdateScaleFactor(static_cast<muond::UpdateScale>(options->scale),
+                                                                item.rows, item.cols),
+                       .gradient_scale = options->gradient_scale,
+                       .nesterov = options->nesterov != 0});
+  }
+  engine->engine->Put(*stream, workspace, scalars.data(), scalars.size() * sizeof(MuonScalars));
+  const absl::Status status = muond::MuonStep(engine->engine->ops(), *stream, list->items,
+                                              static_cast<char*>(workspace) + first, bytes - first);
+  const absl::Status finished = engine->engine->Finish(*stream);
+  return Answer(status.ok() ? finished : status);
+}
+
+}  // extern "C"

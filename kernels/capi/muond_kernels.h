@@ -1,0 +1,114 @@
+/* muond_kernels: the optimizer's mathematics as a library of its own. No daemon, no process, no network.
+ *
+ * Newton-Schulz orthogonalisation and the whole Muon step, for lists of matrices, on CUDA devices and on the CPU.
+ * A call takes a list: matrices of any shapes run together. Nothing is copied to or from the host.
+ *
+ * Matrices are row-major: `ld` elements between rows, consecutive elements in a row.
+ * CUDA: work is enqueued on the caller's stream and the call returns; outputs are ready when the stream gets there.
+ *       Every pointer is device memory and must live until then. Streams in capture are welcome once the same call has
+ *       run outside a capture.
+ * CPU:  the call returns when the work is done.
+ * Threads: one caller at a time per engine and stream.
+ * Errors: every function returns a muond_kernels_status; muond_kernels_message() has this thread's last text.
+ * ABI: structs begin with struct_size, set by the caller to sizeof; fields are only ever added at the end.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MUOND_KERNELS_ABI_MAJOR 1
+#define MUOND_KERNELS_ABI_MINOR 0
+
+/* The numbers are those of the gRPC canonical codes. */
+typedef int32_t muond_kernels_status;
+#define MUOND_KERNELS_OK 0
+#define MUOND_KERNELS_INVALID_ARGUMENT 3
+#define MUOND_KERNELS_NOT_FOUND 5
+#define MUOND_KERNELS_RESOURCE_EXHAUSTED 8
+#define MUOND_KERNELS_INTERNAL 13
+#define MUOND_KERNELS_UNAVAILABLE 14
+#define MUOND_KERNELS_DATA_LOSS 15
+
+#define MUOND_KERNELS_FLOAT32 1
+#define MUOND_KERNELS_BFLOAT16 2
+#define MUOND_KERNELS_FLOAT16 3
+
+/* The factor between learning rate and update of an m x n parameter. */
+#define MUOND_KERNELS_SCALE_ORIGINAL 1      /* sqrt(max(1, m/n)) */
+#define MUOND_KERNELS_SCALE_MATCH_RMS_ADAMW 2 /* 0.2 sqrt(max(m, n)) */
+#define MUOND_KERNELS_SCALE_SQRT_RATIO 3    /* sqrt(m/n) */
+#define MUOND_KERNELS_SCALE_SQRT_MAX 4      /* sqrt(max(m, n)) */
+#define MUOND_KERNELS_SCALE_NONE 5          /* 1 */
+
+typedef struct muond_kernels muond_kernels; /* an engine: one device */
+
+typedef struct {
+  size_t struct_size;
+  int32_t cuda_device; /* as this process's CUDA counts; -1: the CPU */
+} muond_kernels_options;
+
+/* Which polynomial: a table by name ("jordan", "polar_express_105", ...), or rows of a, b, c when name is null.
+ * steps <= 0: the table's own count. */
+typedef struct {
+  size_t struct_size;
+  const char* name;
+  const double* rows;
+  size_t row_count;
+  int32_t steps;
+} muond_kernels_table;
+
+typedef struct {
+  size_t struct_size;
+  void* data;
+  int64_t rows, cols, ld;
+  int32_t dtype;
+} muond_kernels_matrix;
+
+typedef struct {
+  size_t struct_size;
+  double lr, weight_decay, momentum, eps;
+  double gradient_scale; /* multiplies the gradient: 1 / loss scale, a clip factor */
+  int32_t nesterov;      /* 0 or 1 */
+  int32_t scale;         /* MUOND_KERNELS_SCALE_ */
+} muond_kernels_muon_options;
+
+typedef struct {
+  size_t struct_size;
+  muond_kernels_matrix gradient;
+  muond_kernels_matrix parameter;  /* updated in place */
+  float* momentum;                 /* [rows, cols] dense, updated in place */
+} muond_kernels_muon_item;
+
+void muond_kernels_abi_version(int32_t* major, int32_t* minor);
+const char* muond_kernels_message(void);
+
+muond_kernels_status muond_kernels_create(const muond_kernels_options* options, muond_kernels** engine);
+void muond_kernels_destroy(muond_kernels* engine);
+
+/* out[i] <- the orthogonalised in[i] / max(||in[i]||_F, eps). in[i] and out[i] may be the same memory.
+ * `workspace` is device memory (host memory on the CPU), 256-byte aligned; a smaller one than _workspace says for
+ * `limit_bytes` = UINT64_MAX runs the list in more rounds, down to what the largest matrix needs. */
+muond_kernels_status muond_kernels_newton_schulz_workspace(
+    muond_kernels* engine, const muond_kernels_table* table, const muond_kernels_matrix* in, size_t count,
+    uint64_t limit_bytes, uint64_t* bytes);
+muond_kernels_status muond_kernels_newton_schulz(
+    muond_kernels* engine, void* cuda_stream, const muond_kernels_table* table, double eps,
+    const muond_kernels_matrix* in, const muond_kernels_matrix* out, size_t count, void* workspace, uint64_t bytes);
+
+/* Momentum, Newton-Schulz, decay and update of every item, in place. */
+muond_kernels_status muond_kernels_muon_step_workspace(
+    muond_kernels* engine, const muond_kernels_table* table, const muond_kernels_muon_item* items, size_t count,
+    uint64_t limit_bytes, uint64_t* bytes);
+muond_kernels_status muond_kernels_muon_step(
+    muond_kernels* engine, void* cuda_stream, const muond_kernels_table* table,
+    const muond_kernels_muon_options* options, const muond_kernels_muon_item* items, size_t count, void* workspace,
+    uint64_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
