@@ -25,10 +25,12 @@ absl::StatusOr<double> Median(Stream& stream, double seconds, Work work) {
   work();
   if (absl::Status status = stream.Synchronize(); !status.ok()) return status;
   const double once = std::max(1e-6, std::chrono::duration<double>(Clock::now() - start).count());
-  const int runs = std::max(1, static_cast<int>(0.02 / once));  // 20 ms a sample hides the host's part
+  const int runs =
+      std::max(1, static_cast<int>(0.02 / once));  // 20 ms a sample hides the host's part
   std::vector<double> samples;
   const auto begin = Clock::now();
-  while (samples.size() < 3 || std::chrono::duration<double>(Clock::now() - begin).count() < seconds) {
+  while (samples.size() < 3 ||
+         std::chrono::duration<double>(Clock::now() - begin).count() < seconds) {
     start = Clock::now();
     for (int i = 0; i < runs; ++i) work();
     if (absl::Status status = stream.Synchronize(); !status.ok()) return status;
@@ -42,13 +44,15 @@ absl::StatusOr<double> Median(Stream& stream, double seconds, Work work) {
 // Gaussian noise, over and over.
 void Fill(Stream& stream, float* destination, uint64_t elements, const std::vector<float>& noise) {
   for (uint64_t at = 0; at < elements; at += noise.size()) {
-    stream.Copy(destination + at, noise.data(), std::min<uint64_t>(noise.size(), elements - at) * sizeof(float));
+    stream.Copy(destination + at, noise.data(),
+                std::min<uint64_t>(noise.size(), elements - at) * sizeof(float));
   }
 }
 
 absl::StatusOr<double> BytesPerSecond(Device& device, Stream& stream, Ops& ops, double seconds,
                                       const std::vector<float>& noise) {
-  const int64_t elements = device.info().kind == DeviceKind::kCuda ? int64_t{1} << 28 : int64_t{1} << 22;
+  const int64_t elements =
+      device.info().kind == DeviceKind::kCuda ? int64_t{1} << 28 : int64_t{1} << 22;
   auto memory = device.Allocate(static_cast<uint64_t>(elements) * 14 + 4096);
   if (!memory.ok()) return memory.status();
   auto* const gradient = static_cast<float*>((*memory)->data());
@@ -57,7 +61,8 @@ absl::StatusOr<double> BytesPerSecond(Device& device, Stream& stream, Ops& ops, 
   Fill(stream, gradient, static_cast<uint64_t>(elements), noise);
   auto scalars = CreateHostSlab("calibrate", sizeof(MuonScalars));
   if (!scalars.ok()) return scalars.status();
-  *static_cast<MuonScalars*>((*scalars)->data()) = {.lr = 0.01, .weight_decay = 0.1, .momentum = 0.95};
+  *static_cast<MuonScalars*>((*scalars)->data()) = {
+      .lr = 0.01, .weight_decay = 0.1, .momentum = 0.95};
   // Apply on fp32 parameters with an update in the iterate's dtype: what follows every product.
   const int64_t cols = 4096, rows = elements / cols;
   const DType update = ops.iterate_dtype() == DType::kFloat16 ? DType::kFloat16 : DType::kFloat32;
@@ -73,9 +78,11 @@ absl::StatusOr<double> BytesPerSecond(Device& device, Stream& stream, Ops& ops, 
 }
 
 absl::StatusOr<double> FlopPerSecond(Device& device, Stream& stream, Ops& ops, int64_t side,
-                                     const CalibrateOptions& options, double seconds, const std::vector<float>& noise) {
+                                     const CalibrateOptions& options, double seconds,
+                                     const std::vector<float>& noise) {
   const DType dtype = ops.iterate_dtype();
-  const int64_t length = (static_cast<int64_t>(options.aspect * static_cast<double>(side)) + 15) / 16 * 16;
+  const int64_t length =
+      (static_cast<int64_t>(options.aspect * static_cast<double>(side)) + 15) / 16 * 16;
   const CoefficientTable table = *FindCoefficientTable("jordan", 5);
   const uint64_t x_bytes = Aligned(static_cast<uint64_t>(side * length) * SizeOf(dtype));
   const NewtonSchulzTask shape{{nullptr, side, length, length, dtype}, nullptr, &table};
@@ -114,13 +121,15 @@ absl::StatusOr<double> FlopPerSecond(Device& device, Stream& stream, Ops& ops, i
   absl::StatusOr<double> once =
       Median(stream, seconds, [&] { (void)NewtonSchulz(ops, stream, tasks, workspace); });
   if (!once.ok()) return once.status();
-  const double flop = NewtonSchulzFlop(side, length, 5, ChooseAlgorithm(side, length, table, dtype), dtype);
+  const double flop =
+      NewtonSchulzFlop(side, length, 5, ChooseAlgorithm(side, length, table, dtype), dtype);
   return flop * static_cast<double>(count) / *once;
 }
 
 }  // namespace
 
-absl::StatusOr<CostModel> Calibrate(Device& device, Ops& ops, const CalibrateOptions& options, std::ostream* progress) {
+absl::StatusOr<CostModel> Calibrate(Device& device, Ops& ops, const CalibrateOptions& options,
+                                    std::ostream* progress) {
   const bool gpu = device.info().kind == DeviceKind::kCuda;
   std::vector<int64_t> sides = options.sides;
   if (sides.empty()) {
@@ -134,18 +143,23 @@ absl::StatusOr<CostModel> Calibrate(Device& device, Ops& ops, const CalibrateOpt
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   for (float& value : noise) value = normal(random);
-  const double seconds = options.seconds / static_cast<double>(sides.size() + 1) / 2;  // the other half is set-up
+  const double seconds =
+      options.seconds / static_cast<double>(sides.size() + 1) / 2;  // the other half is set-up
   absl::StatusOr<double> bytes = BytesPerSecond(device, **stream, ops, seconds, noise);
   if (!bytes.ok()) return bytes.status();
-  if (progress != nullptr) *progress << absl::StrFormat("passes: %.3e bytes/s\n", *bytes) << std::flush;
+  if (progress != nullptr)
+    *progress << absl::StrFormat("passes: %.3e bytes/s\n", *bytes) << std::flush;
   std::vector<CostModel::Point> points;
   for (int64_t side : sides) {
-    absl::StatusOr<double> rate = FlopPerSecond(device, **stream, ops, side, options, seconds, noise);
+    absl::StatusOr<double> rate =
+        FlopPerSecond(device, **stream, ops, side, options, seconds, noise);
     if (!rate.ok()) return rate.status();
     points.push_back({side, *rate});
-    if (progress != nullptr) *progress << absl::StrFormat("side %5d: %.3e FLOP/s\n", side, *rate) << std::flush;
+    if (progress != nullptr)
+      *progress << absl::StrFormat("side %5d: %.3e FLOP/s\n", side, *rate) << std::flush;
   }
-  return CostModel(device.info().name + " " + device.info().architecture, *bytes, std::move(points));
+  return CostModel(device.info().name + " " + device.info().architecture, *bytes,
+                   std::move(points));
 }
 
 }  // namespace muond

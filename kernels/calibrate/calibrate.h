@@ -16,12 +16,14 @@ namespace muond {
 
 struct CalibrateOptions {
   double seconds = 30;
-  std::vector<int64_t> sides;      // empty: what suits the device's kind
-  double aspect = 2.75;            // long side over short side: between attention (1 to 4) and feed-forward (2.7 to 5)
+  std::vector<int64_t> sides;  // empty: what suits the device's kind
+  double aspect =
+      2.75;  // long side over short side: between attention (1 to 4) and feed-forward (2.7 to 5)
   uint64_t workspace_bytes = 2ull << 30;
 };
 
 // `progress` gets one line a point; may be null. RESOURCE_EXHAUSTED when the device is too full to measure on.
-absl::StatusOr<CostModel> Calibrate(Device& device, Ops& ops, const CalibrateOptions& options, std::ostream* progress);
+absl::StatusOr<CostModel> Calibrate(Device& device, Ops& ops, const CalibrateOptions& options,
+                                    std::ostream* progress);
 
 }  // namespace muond

@@ -15,8 +15,10 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: muond-calibrate [--device=cpu|N] [--seconds=S] [--output=FILE]\n"
-    "Measures a device in about S seconds (default 30) and writes a calibration: to FILE, else to standard output.\n"
-    "N counts CUDA devices as this process sees them; the default is 0 where there is one, else cpu.\n";
+    "Measures a device in about S seconds (default 30) and writes a calibration: to FILE, else to "
+    "standard output.\n"
+    "N counts CUDA devices as this process sees them; the default is 0 where there is one, else "
+    "cpu.\n";
 
 struct Arguments {
   std::string device;
@@ -32,7 +34,8 @@ bool Parse(int argc, char** argv, Arguments* arguments) {
     } else if (absl::ConsumePrefix(&flag, "--output=")) {
       arguments->output = std::string(flag);
     } else if (absl::ConsumePrefix(&flag, "--seconds=")) {
-      if (!absl::SimpleAtod(flag, &arguments->options.seconds) || !(arguments->options.seconds > 0)) return false;
+      if (!absl::SimpleAtod(flag, &arguments->options.seconds) || !(arguments->options.seconds > 0))
+        return false;
     } else {
       return false;
     }
@@ -52,11 +55,13 @@ int Run(const Arguments& arguments) {
   if (!backend.ok()) return Fail(backend.status());
   size_t ordinal = 0;
   if (!cpu && !arguments.device.empty() && !absl::SimpleAtoi(arguments.device, &ordinal)) {
-    return Fail(absl::InvalidArgumentError("device '" + arguments.device + "' is neither 'cpu' nor a number"));
+    return Fail(absl::InvalidArgumentError("device '" + arguments.device +
+                                           "' is neither 'cpu' nor a number"));
   }
   const auto& devices = (*backend)->devices();
   if (ordinal >= devices.size()) {
-    return Fail(absl::NotFoundError("device " + std::to_string(ordinal) + " of " + std::to_string(devices.size())));
+    return Fail(absl::NotFoundError("device " + std::to_string(ordinal) + " of " +
+                                    std::to_string(devices.size())));
   }
   Device& device = *devices[ordinal];
   absl::StatusOr<std::unique_ptr<Ops>> ops = cpu ? CreateCpuOps() : CreateCudaOps(device);

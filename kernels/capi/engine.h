@@ -38,6 +38,7 @@ uint64_t OrthogonalizeWorkspaceBytes(const Ops& ops, absl::Span<const Orthogonal
                                      const CoefficientTable& table, uint64_t limit_bytes);
 // `scalars` holds eps (and gradient_scale 1); read when it runs. INVALID_ARGUMENT when the largest matrix does not fit.
 absl::Status Orthogonalize(Ops& ops, Stream& stream, absl::Span<const OrthogonalizeItem> items,
-                           const CoefficientTable& table, const MuonScalars* scalars, void* workspace, uint64_t bytes);
+                           const CoefficientTable& table, const MuonScalars* scalars,
+                           void* workspace, uint64_t bytes);
 
 }  // namespace muond

@@ -27,7 +27,9 @@ muond_kernels_status Answer(const absl::Status& status) {
   last_message = std::string(status.message());
   return static_cast<muond_kernels_status>(status.code());
 }
-muond_kernels_status Refuse(const std::string& message) { return Answer(absl::InvalidArgumentError(message)); }
+muond_kernels_status Refuse(const std::string& message) {
+  return Answer(absl::InvalidArgumentError(message));
+}
 
 constexpr uint64_t kAlignment = 256;
 uint64_t Aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -44,12 +46,14 @@ absl::StatusOr<CoefficientTable> TableOf(const muond_kernels_table* table) {
   return muond::CustomCoefficientTable(rows, table->steps);
 }
 
-absl::StatusOr<Matrix> MatrixOf(const muond_kernels_matrix& matrix, const char* what, size_t index) {
+absl::StatusOr<Matrix> MatrixOf(const muond_kernels_matrix& matrix, const char* what,
+                                size_t index) {
   if (matrix.struct_size < sizeof(matrix) || matrix.rows < 0 || matrix.cols < 0 ||
       (matrix.rows > 1 && matrix.ld < matrix.cols) || matrix.dtype < MUOND_KERNELS_FLOAT32 ||
       matrix.dtype > MUOND_KERNELS_FLOAT16) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s %d: %d x %d, ld %d, dtype %d", what, index, matrix.rows,
-                                                      matrix.cols, matrix.ld, matrix.dtype));
+    return absl::InvalidArgumentError(absl::StrFormat("%s %d: %d x %d, ld %d, dtype %d", what,
+                                                      index, matrix.rows, matrix.cols, matrix.ld,
+                                                      matrix.dtype));
   }
   const int64_t ld = matrix.rows > 1 ? matrix.ld : matrix.cols;
   return Matrix{matrix.data, matrix.rows, matrix.cols, ld, static_cast<DType>(matrix.dtype)};
@@ -61,20 +65,23 @@ struct MuonList {
   std::vector<MuonItem> items;
 };
 
-absl::StatusOr<MuonList> ListOf(const muond_kernels_table* table, const muond_kernels_muon_item* items, size_t count) {
+absl::StatusOr<MuonList> ListOf(const muond_kernels_table* table,
+                                const muond_kernels_muon_item* items, size_t count) {
   absl::StatusOr<CoefficientTable> found = TableOf(table);
   if (!found.ok()) return found.status();
   MuonList list;
   list.table = *std::move(found);
   for (size_t i = 0; i < count; ++i) {
-    if (items[i].struct_size < sizeof(items[i])) return absl::InvalidArgumentError("items of an older interface");
+    if (items[i].struct_size < sizeof(items[i]))
+      return absl::InvalidArgumentError("items of an older interface");
     absl::StatusOr<Matrix> g = MatrixOf(items[i].gradient, "gradient", i);
     if (!g.ok()) return g.status();
     absl::StatusOr<Matrix> p = MatrixOf(items[i].parameter, "parameter", i);
     if (!p.ok()) return p.status();
     if (g->rows != p->rows || g->cols != p->cols) {
-      return absl::InvalidArgumentError(absl::StrFormat("item %d: a gradient of %d x %d for a parameter of %d x %d", i,
-                                                        g->rows, g->cols, p->rows, p->cols));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("item %d: a gradient of %d x %d for a parameter of %d x %d", i, g->rows,
+                          g->cols, p->rows, p->cols));
     }
     MuonItem item;
     item.rows = p->rows;
@@ -102,7 +109,8 @@ void muond_kernels_abi_version(int32_t* major, int32_t* minor) {
 
 const char* muond_kernels_message(void) { return last_message.c_str(); }
 
-muond_kernels_status muond_kernels_create(const muond_kernels_options* options, muond_kernels** engine) {
+muond_kernels_status muond_kernels_create(const muond_kernels_options* options,
+                                          muond_kernels** engine) {
   if (options == nullptr || engine == nullptr || options->struct_size < sizeof(*options)) {
     return Refuse("muond_kernels_create: options are missing or of an older interface");
   }
@@ -114,9 +122,11 @@ muond_kernels_status muond_kernels_create(const muond_kernels_options* options, 
 
 void muond_kernels_destroy(muond_kernels* engine) { delete engine; }
 
-muond_kernels_status muond_kernels_newton_schulz_workspace(muond_kernels* engine, const muond_kernels_table* table,
-                                                           const muond_kernels_matrix* in, size_t count,
-                                                           uint64_t limit_bytes, uint64_t* bytes) {
+muond_kernels_status muond_kernels_newton_schulz_workspace(muond_kernels* engine,
+                                                           const muond_kernels_table* table,
+                                                           const muond_kernels_matrix* in,
+                                                           size_t count, uint64_t limit_bytes,
+                                                           uint64_t* bytes) {
   absl::StatusOr<CoefficientTable> found = TableOf(table);
   if (!found.ok()) return Answer(found.status());
   std::vector<OrthogonalizeItem> items;
@@ -126,15 +136,17 @@ muond_kernels_status muond_kernels_newton_schulz_workspace(muond_kernels* engine
     items.push_back({*matrix, *matrix});
   }
   const uint64_t scalars = ScalarsBytes(1);
-  *bytes = scalars + muond::OrthogonalizeWorkspaceBytes(engine->engine->ops(), items, *found,
-                                                        limit_bytes - std::min(limit_bytes, scalars));
+  *bytes =
+      scalars + muond::OrthogonalizeWorkspaceBytes(engine->engine->ops(), items, *found,
+                                                   limit_bytes - std::min(limit_bytes, scalars));
   return Answer(absl::OkStatus());
 }
 
 muond_kernels_status muond_kernels_newton_schulz(muond_kernels* engine, void* cuda_stream,
                                                  const muond_kernels_table* table, double eps,
-                                                 const muond_kernels_matrix* in, const muond_kernels_matrix* out,
-                                                 size_t count, void* workspace, uint64_t bytes) {
+                                                 const muond_kernels_matrix* in,
+                                                 const muond_kernels_matrix* out, size_t count,
+                                                 void* workspace, uint64_t bytes) {
   absl::StatusOr<CoefficientTable> found = TableOf(table);
   if (!found.ok()) return Answer(found.status());
   std::vector<OrthogonalizeItem> items;
@@ -144,28 +156,31 @@ muond_kernels_status muond_kernels_newton_schulz(muond_kernels* engine, void* cu
     absl::StatusOr<Matrix> to = MatrixOf(out[i], "result", i);
     if (!to.ok()) return Answer(to.status());
     if (from->rows != to->rows || from->cols != to->cols) {
-      return Refuse(absl::StrFormat("matrix %d: a result of %d x %d for %d x %d", i, to->rows, to->cols, from->rows,
-                                    from->cols));
+      return Refuse(absl::StrFormat("matrix %d: a result of %d x %d for %d x %d", i, to->rows,
+                                    to->cols, from->rows, from->cols));
     }
     items.push_back({*from, *to});
   }
   const uint64_t first = ScalarsBytes(1);
-  if (bytes < first) return Refuse(absl::StrFormat("%d bytes of workspace, at least %d are needed", bytes, first));
+  if (bytes < first)
+    return Refuse(absl::StrFormat("%d bytes of workspace, at least %d are needed", bytes, first));
   std::unique_ptr<muond::Stream> stream = engine->engine->StreamFor(cuda_stream);
   if (stream == nullptr) return Answer(absl::InternalError("no stream"));
   MuonScalars scalars;
   scalars.eps = eps;
   engine->engine->Put(*stream, workspace, &scalars, sizeof(scalars));
-  const absl::Status status =
-      muond::Orthogonalize(engine->engine->ops(), *stream, items, *found, static_cast<const MuonScalars*>(workspace),
-                           static_cast<char*>(workspace) + first, bytes - first);
+  const absl::Status status = muond::Orthogonalize(
+      engine->engine->ops(), *stream, items, *found, static_cast<const MuonScalars*>(workspace),
+      static_cast<char*>(workspace) + first, bytes - first);
   const absl::Status finished = engine->engine->Finish(*stream);
   return Answer(status.ok() ? finished : status);
 }
 
-muond_kernels_status muond_kernels_muon_step_workspace(muond_kernels* engine, const muond_kernels_table* table,
-                                                       const muond_kernels_muon_item* items, size_t count,
-                                                       uint64_t limit_bytes, uint64_t* bytes) {
+muond_kernels_status muond_kernels_muon_step_workspace(muond_kernels* engine,
+                                                       const muond_kernels_table* table,
+                                                       const muond_kernels_muon_item* items,
+                                                       size_t count, uint64_t limit_bytes,
+                                                       uint64_t* bytes) {
   absl::StatusOr<MuonList> list = ListOf(table, items, count);
   if (!list.ok()) return Answer(list.status());
   for (MuonItem& item : list->items) item.table = &list->table;
@@ -175,18 +190,21 @@ muond_kernels_status muond_kernels_muon_step_workspace(muond_kernels* engine, co
   return Answer(absl::OkStatus());
 }
 
-muond_kernels_status muond_kernels_muon_step(muond_kernels* engine, void* cuda_stream, const muond_kernels_table* table,
+muond_kernels_status muond_kernels_muon_step(muond_kernels* engine, void* cuda_stream,
+                                             const muond_kernels_table* table,
                                              const muond_kernels_muon_options* options,
-                                             const muond_kernels_muon_item* items, size_t count, void* workspace,
-                                             uint64_t bytes) {
+                                             const muond_kernels_muon_item* items, size_t count,
+                                             void* workspace, uint64_t bytes) {
   if (options == nullptr || options->struct_size < sizeof(*options) ||
       options->scale < MUOND_KERNELS_SCALE_ORIGINAL || options->scale > MUOND_KERNELS_SCALE_NONE) {
-    return Refuse("muond_kernels_muon_step: options are missing, of an older interface, or name no scale");
+    return Refuse(
+        "muond_kernels_muon_step: options are missing, of an older interface, or name no scale");
   }
   absl::StatusOr<MuonList> list = ListOf(table, items, count);
   if (!list.ok()) return Answer(list.status());
   const uint64_t first = ScalarsBytes(count);
-  if (bytes < first) return Refuse(absl::StrFormat("%d bytes of workspace, at least %d are needed", bytes, first));
+  if (bytes < first)
+    return Refuse(absl::StrFormat("%d bytes of workspace, at least %d are needed", bytes, first));
   std::unique_ptr<muond::Stream> stream = engine->engine->StreamFor(cuda_stream);
   if (stream == nullptr) return Answer(absl::InternalError("no stream"));
   std::vector<MuonScalars> scalars;
@@ -198,8 +216,8 @@ muond_kernels_status muond_kernels_muon_step(muond_kernels* engine, void* cuda_s
                        .weight_decay = options->weight_decay,
                        .momentum = options->momentum,
                        .eps = options->eps,
-                       .update_scale = muond::UpdateScaleFactor(static_cast<muond::UpdateScale>(options->scale),
-                                                                item.rows, item.cols),
+                       .update_scale = muond::UpdateScaleFactor(
+                           static_cast<muond::UpdateScale>(options->scale), item.rows, item.cols),
                        .gradient_scale = options->gradient_scale,
                        .nesterov = options->nesterov != 0});
   }

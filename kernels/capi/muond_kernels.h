@@ -39,11 +39,11 @@ typedef int32_t muond_kernels_status;
 #define MUOND_KERNELS_FLOAT16 3
 
 /* The factor between learning rate and update of an m x n parameter. */
-#define MUOND_KERNELS_SCALE_ORIGINAL 1      /* sqrt(max(1, m/n)) */
+#define MUOND_KERNELS_SCALE_ORIGINAL 1        /* sqrt(max(1, m/n)) */
 #define MUOND_KERNELS_SCALE_MATCH_RMS_ADAMW 2 /* 0.2 sqrt(max(m, n)) */
-#define MUOND_KERNELS_SCALE_SQRT_RATIO 3    /* sqrt(m/n) */
-#define MUOND_KERNELS_SCALE_SQRT_MAX 4      /* sqrt(max(m, n)) */
-#define MUOND_KERNELS_SCALE_NONE 5          /* 1 */
+#define MUOND_KERNELS_SCALE_SQRT_RATIO 3      /* sqrt(m/n) */
+#define MUOND_KERNELS_SCALE_SQRT_MAX 4        /* sqrt(max(m, n)) */
+#define MUOND_KERNELS_SCALE_NONE 5            /* 1 */
 
 typedef struct muond_kernels muond_kernels; /* an engine: one device */
 
@@ -80,34 +80,42 @@ typedef struct {
 typedef struct {
   size_t struct_size;
   muond_kernels_matrix gradient;
-  muond_kernels_matrix parameter;  /* updated in place */
-  float* momentum;                 /* [rows, cols] dense, updated in place */
+  muond_kernels_matrix parameter; /* updated in place */
+  float* momentum;                /* [rows, cols] dense, updated in place */
 } muond_kernels_muon_item;
 
 void muond_kernels_abi_version(int32_t* major, int32_t* minor);
 const char* muond_kernels_message(void);
 
-muond_kernels_status muond_kernels_create(const muond_kernels_options* options, muond_kernels** engine);
+muond_kernels_status muond_kernels_create(const muond_kernels_options* options,
+                                          muond_kernels** engine);
 void muond_kernels_destroy(muond_kernels* engine);
 
 /* out[i] <- the orthogonalised in[i] / max(||in[i]||_F, eps). in[i] and out[i] may be the same memory.
  * `workspace` is device memory (host memory on the CPU), 256-byte aligned; a smaller one than _workspace says for
  * `limit_bytes` = UINT64_MAX runs the list in more rounds, down to what the largest matrix needs. */
-muond_kernels_status muond_kernels_newton_schulz_workspace(
-    muond_kernels* engine, const muond_kernels_table* table, const muond_kernels_matrix* in, size_t count,
-    uint64_t limit_bytes, uint64_t* bytes);
-muond_kernels_status muond_kernels_newton_schulz(
-    muond_kernels* engine, void* cuda_stream, const muond_kernels_table* table, double eps,
-    const muond_kernels_matrix* in, const muond_kernels_matrix* out, size_t count, void* workspace, uint64_t bytes);
+muond_kernels_status muond_kernels_newton_schulz_workspace(muond_kernels* engine,
+                                                           const muond_kernels_table* table,
+                                                           const muond_kernels_matrix* in,
+                                                           size_t count, uint64_t limit_bytes,
+                                                           uint64_t* bytes);
+muond_kernels_status muond_kernels_newton_schulz(muond_kernels* engine, void* cuda_stream,
+                                                 const muond_kernels_table* table, double eps,
+                                                 const muond_kernels_matrix* in,
+                                                 const muond_kernels_matrix* out, size_t count,
+                                                 void* workspace, uint64_t bytes);
 
 /* Momentum, Newton-Schulz, decay and update of every item, in place. */
-muond_kernels_status muond_kernels_muon_step_workspace(
-    muond_kernels* engine, const muond_kernels_table* table, const muond_kernels_muon_item* items, size_t count,
-    uint64_t limit_bytes, uint64_t* bytes);
-muond_kernels_status muond_kernels_muon_step(
-    muond_kernels* engine, void* cuda_stream, const muond_kernels_table* table,
-    const muond_kernels_muon_options* options, const muond_kernels_muon_item* items, size_t count, void* workspace,
-    uint64_t bytes);
+muond_kernels_status muond_kernels_muon_step_workspace(muond_kernels* engine,
+                                                       const muond_kernels_table* table,
+                                                       const muond_kernels_muon_item* items,
+                                                       size_t count, uint64_t limit_bytes,
+                                                       uint64_t* bytes);
+muond_kernels_status muond_kernels_muon_step(muond_kernels* engine, void* cuda_stream,
+                                             const muond_kernels_table* table,
+                                             const muond_kernels_muon_options* options,
+                                             const muond_kernels_muon_item* items, size_t count,
+                                             void* workspace, uint64_t bytes);
 
 #ifdef __cplusplus
 }

@@ -36,7 +36,7 @@ struct Block {
   DType dtype = DType::kFloat32;
   int32_t replica =
       0;  // gradients: blocks of different replicas are summed in fp32 along a balanced binary tree over this
-      // index (node [i 2^k, (i+1) 2^k) = left + right, an absent child left out). Elsewhere ignored
+  // index (node [i 2^k, (i+1) 2^k) = left + right, an absent child left out). Elsewhere ignored
 };
 
 // Scalars of one matrix's step, read when the work runs.

@@ -11,7 +11,8 @@
 namespace muond::testing {
 namespace {
 
-INSTANTIATE_TEST_SUITE_P(Cuda, BackendContractTest, ::testing::Values(BackendCase{"cuda", &CreateCudaBackend}),
+INSTANTIATE_TEST_SUITE_P(Cuda, BackendContractTest,
+                         ::testing::Values(BackendCase{"cuda", &CreateCudaBackend}),
                          [](const auto& info) { return info.param.name; });
 
 class CudaBackendTest : public ::testing::Test {
@@ -47,7 +48,8 @@ TEST_F(CudaBackendTest, ABorrowedStreamIssuesAtOnceAndIsLeftToItsOwner) {
     stream->Zero(array.data() + 1, 4);
   }
   // The owner's own call comes after what was enqueued through the borrowed one.
-  ASSERT_EQ(cudaMemcpyAsync(back.data(), array.data(), 16, cudaMemcpyDeviceToHost, raw), cudaSuccess);
+  ASSERT_EQ(cudaMemcpyAsync(back.data(), array.data(), 16, cudaMemcpyDeviceToHost, raw),
+            cudaSuccess);
   ASSERT_EQ(cudaStreamSynchronize(raw), cudaSuccess);
   EXPECT_EQ(back, (std::vector<uint32_t>{4, 0, 2, 1}));
   EXPECT_EQ(cudaStreamDestroy(raw), cudaSuccess);
@@ -78,7 +80,8 @@ TEST_F(CudaBackendTest, AFreshSlabAtAnOldAddressHasItsOwnCells) {
 
 TEST_F(CudaBackendTest, ARefusedCallStaysWithItsStreamAlone) {
   auto bad = device().CreateStream().value(), good = device().CreateStream().value();
-  static_cast<CudaStream&>(*bad).Enqueue("a refused call", [](cudaStream_t) { return cudaErrorInvalidValue; });
+  static_cast<CudaStream&>(*bad).Enqueue("a refused call",
+                                         [](cudaStream_t) { return cudaErrorInvalidValue; });
   const absl::Status status = bad->Synchronize();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("a refused call"));
@@ -96,7 +99,8 @@ int PoisonAndReport() {
   if (!backend.ok()) return 10;
   auto& device = static_cast<CudaDevice&>(*(*backend)->devices()[0]);
   auto stream = device.CreateStream().value(), other = device.CreateStream().value();
-  static_cast<CudaStream&>(*stream).Enqueue("a sticky failure", [](cudaStream_t) { return cudaErrorIllegalAddress; });
+  static_cast<CudaStream&>(*stream).Enqueue("a sticky failure",
+                                            [](cudaStream_t) { return cudaErrorIllegalAddress; });
   if (!absl::IsDataLoss(stream->Synchronize())) return 11;
   if (!absl::IsDataLoss(other->health())) return 12;
   if (!absl::IsDataLoss(device.Allocate(16).status())) return 13;

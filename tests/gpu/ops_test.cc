@@ -11,14 +11,16 @@ namespace {
 absl::StatusOr<Bench> LibraryBench() {
   absl::StatusOr<Bench> bench = CudaBench();
   if (!bench.ok()) return bench.status();
-  auto ops = CreateCudaOpsWith(static_cast<CudaDevice&>(bench->device()), {.products = ProductPath::kLibrary});
+  auto ops = CreateCudaOpsWith(static_cast<CudaDevice&>(bench->device()),
+                               {.products = ProductPath::kLibrary});
   if (!ops.ok()) return ops.status();
   bench->ops = *std::move(ops);
   return bench;
 }
 
 INSTANTIATE_TEST_SUITE_P(Cuda, OpsContractTest,
-                         ::testing::Values(OpsCase{"auto", &CudaBench}, OpsCase{"library", &LibraryBench}),
+                         ::testing::Values(OpsCase{"auto", &CudaBench},
+                                           OpsCase{"library", &LibraryBench}),
                          [](const auto& info) { return info.param.name; });
 
 class CudaOpsTest : public ::testing::Test {
@@ -41,12 +43,19 @@ TEST_F(CudaOpsTest, AMatrixHasTheSameBitsAloneAndInALongList) {
   std::vector<DirectionTask> tasks;
   auto add = [&](int seed, int norm) {
     const int64_t rows = 16 + seed % 5 * 37, cols = 24 + seed % 7 * 51;
-    gradients.push_back(std::make_unique<Tensor>(bench_, Gaussian(rows, cols, 900 + seed), DType::kBFloat16));
+    gradients.push_back(
+        std::make_unique<Tensor>(bench_, Gaussian(rows, cols, 900 + seed), DType::kBFloat16));
     momenta.push_back(std::make_unique<Tensor>(bench_, Gaussian(rows, cols, 1900 + seed)));
     outs.push_back(std::make_unique<Tensor>(bench_, rows, cols));
     directions.push_back(std::make_unique<Tensor>(bench_, rows, cols, DType::kFloat16, 8));
-    tasks.push_back({rows, cols, {gradients.back()->AsBlock()}, momenta.back()->floats(), outs.back()->floats(),
-                     directions.back()->matrix(), norms.data() + norm, scalars.get()});
+    tasks.push_back({rows,
+                     cols,
+                     {gradients.back()->AsBlock()},
+                     momenta.back()->floats(),
+                     outs.back()->floats(),
+                     directions.back()->matrix(),
+                     norms.data() + norm,
+                     scalars.get()});
   };
   for (int i = 0; i < kMatrices; ++i) add(i, i);
   bench_.ops->Direction(*bench_.stream, tasks);
@@ -64,9 +73,11 @@ TEST_F(CudaOpsTest, ThousandsOfBlocksAreCutIntoLaunches) {
   const Dense values = Gaussian(rows, cols, 60);
   std::vector<int64_t> cuts;
   for (int64_t row = 1; row < rows; ++row) cuts.push_back(row);
-  const Cut many = CutUp(bench_, values, DType::kFloat32, cuts, {}), one = CutUp(bench_, values, DType::kFloat32, {}, {});
+  const Cut many = CutUp(bench_, values, DType::kFloat32, cuts, {}),
+            one = CutUp(bench_, values, DType::kFloat32, {}, {});
   const Measurement found = RunMeasure(bench_, many.blocks, rows, cols, true);
-  EXPECT_EQ(found.sum_of_squares.windows, RunMeasure(bench_, one.blocks, rows, cols, true).sum_of_squares.windows);
+  EXPECT_EQ(found.sum_of_squares.windows,
+            RunMeasure(bench_, one.blocks, rows, cols, true).sum_of_squares.windows);
   const Dense momentum = Gaussian(rows, cols, 61);
   const DirectionOutcome whole = RunDirection(bench_, one.blocks, momentum, {.momentum = 0.9});
   const DirectionOutcome pieces = RunDirection(bench_, many.blocks, momentum, {.momentum = 0.9});
@@ -78,7 +89,8 @@ TEST_F(CudaOpsTest, ThousandsOfBlocksAreCutIntoLaunches) {
 TEST_F(CudaOpsTest, AGradientInOneRowKeepsItsDirection) {
   for (double scale : {1e-12, 1.0, 1e12}) {
     Dense values(300, 1000);
-    for (int64_t col = 0; col < 1000; col += 3) values(123, col) = (col % 2 == 0 ? 1 : -1) * scale * (1 + col / 500.0);
+    for (int64_t col = 0; col < 1000; col += 3)
+      values(123, col) = (col % 2 == 0 ? 1 : -1) * scale * (1 + col / 500.0);
     const Tensor gradient(bench_, values);
     const DirectionOutcome found = RunDirection(bench_, {gradient.AsBlock()}, Dense(300, 1000),
                                                 {.momentum = 0, .eps = 0, .nesterov = false}, 8);

@@ -244,7 +244,8 @@ TEST_P(OpsContractTest, WithoutMomentumTheDirectionIsTheGradient) {
   const SharedValue<MuonScalars> scalars;
   *scalars = {.momentum = 0.95, .gradient_scale = 0.5};
   DeviceArray<double> norm(subject_.device(), 1);
-  DirectionTask task{65, 129, cut.blocks, nullptr, nullptr, direction.matrix(), norm.data(), scalars.get()};
+  DirectionTask task{65,          129,          cut.blocks, nullptr, nullptr, direction.matrix(),
+                     norm.data(), scalars.get()};
   subject_.ops->Direction(*subject_.stream, {&task, 1});
   subject_.Finish();
   Dense expected = Rounded(values, DType::kBFloat16);

@@ -17,7 +17,10 @@ TENSORS, COLS = 32, 4096
 def fused_adamw(millions: int, dtype: torch.dtype) -> float:
     """Median milliseconds of one step."""
     rows = (millions << 20) // COLS // TENSORS
-    parameters = [torch.nn.Parameter(torch.randn(rows, COLS, device="cuda", dtype=dtype)) for _ in range(TENSORS)]
+    parameters = [
+        torch.nn.Parameter(torch.randn(rows, COLS, device="cuda", dtype=dtype))
+        for _ in range(TENSORS)
+    ]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1, fused=True)
@@ -34,6 +37,7 @@ def fused_adamw(millions: int, dtype: torch.dtype) -> float:
 
 
 def main() -> None:
+    """Ours, torch's, ours again."""
     program, millions = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 512
     subprocess.run([program, str(millions)], check=True)
     for dtype in (torch.float32, torch.bfloat16):
@@ -42,7 +46,9 @@ def main() -> None:
         bytes_each = 7 * torch.empty((), dtype=dtype).element_size()
         milliseconds = fused_adamw(millions, dtype)
         rate = bytes_each * (millions << 20) / milliseconds / 1e6
-        print(f"{'torch AdamW(fused) ' + name:<34} {milliseconds:8.3f} ms {rate:8.0f} GB/s  (torch {torch.__version__})")
+        print(
+            f"{'torch AdamW(fused) ' + name:<34} {milliseconds:8.3f} ms {rate:8.0f} GB/s  (torch {torch.__version__})"
+        )
     subprocess.run([program, str(millions)], check=True)
 
 

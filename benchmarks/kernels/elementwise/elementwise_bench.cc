@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/ops/convert.h"
 #include "kernels/ops/ops.h"
 #include "kernels/runtime/cuda/cuda_stream.h"
 
@@ -28,9 +29,10 @@ class Bench {
     stream_ = device_->CreateStream().value();
     ops_ = CreateCudaOps(*device_).value();
     elements_ = rows_ * kCols * kTensors;
-    for (std::unique_ptr<Buffer>& buffer : buffers_) {
-      buffer = device_->Allocate(static_cast<size_t>(elements_) * 4).value();
-      Fill(*buffer);
+    for (int i = 0; i < kBuffers; ++i) {
+      const DType dtype = i < kFloatBuffers ? DType::kFloat32 : DType::kBFloat16;
+      buffers_[i] = device_->Allocate(static_cast<size_t>(elements_) * SizeOf(dtype)).value();
+      Fill(*buffers_[i], dtype);
     }
     page_ = CreateHostSlab("bench", 4096).value();
     char* page = static_cast<char*>(page_->data());
@@ -38,9 +40,12 @@ class Bench {
     adamw_ = new (page + 256) AdamWScalars{.lr = 1e-3, .weight_decay = 0.1};
     measurements_ = CreateHostSlab("bench", kTensors * sizeof(Measurement)).value();
     doubles_ = device_->Allocate(3 * kTensors * sizeof(double)).value();
-    std::printf("%s, %d tensors of %lld x %lld, %.1f million parameters\n", device_->info().name.c_str(), kTensors,
-                static_cast<long long>(rows_), static_cast<long long>(kCols), static_cast<double>(elements_) / 1e6);
-    Report("copy", 8, [this] { stream_->Copy(buffers_[1]->data(), buffers_[0]->data(), static_cast<size_t>(elements_) * 4); });
+    std::printf("%s, %d tensors of %lld x %lld, %.1f million parameters\n",
+                device_->info().name.c_str(), kTensors, static_cast<long long>(rows_),
+                static_cast<long long>(kCols), static_cast<double>(elements_) / 1e6);
+    Report("copy", 8, [this] {
+      stream_->Copy(buffers_[1]->data(), buffers_[0]->data(), static_cast<size_t>(elements_) * 4);
+    });
   }
 
   void Run() {
@@ -59,9 +64,10 @@ class Bench {
 
  private:
   static constexpr int kTensors = 32;
+  static constexpr int kFloatBuffers = 8, kBuffers = 10;
   static constexpr int64_t kCols = 4096;
 
-  void Fill(Buffer& buffer) {
+  void Fill(Buffer& buffer, DType dtype) {
     static const std::vector<float> noise = [] {
       std::vector<float> values(1 << 22);
       std::mt19937 random(7);
@@ -69,14 +75,21 @@ class Bench {
       for (float& value : values) value = normal(random);
       return values;
     }();
+    std::vector<uint16_t> halves;
+    for (const float value : noise) halves.push_back(FloatToBFloat16(value));
+    const void* const from =
+        dtype == DType::kFloat32 ? static_cast<const void*>(noise.data()) : halves.data();
     char* const data = static_cast<char*>(buffer.data());
-    const size_t piece = noise.size() * 4;
+    const size_t piece = noise.size() * SizeOf(dtype);
     for (size_t at = 0; at < buffer.size_bytes(); at += piece) {
-      stream_->Copy(data + at, at == 0 ? static_cast<const void*>(noise.data()) : data,
-                    std::min(piece, buffer.size_bytes() - at));
+      stream_->Copy(data + at, at == 0 ? from : data, std::min(piece, buffer.size_bytes() - at));
     }
     Check();
   }
+
+  // The gradient's and the parameter's buffer.
+  static int GradientOf(DType dtype) { return dtype == DType::kFloat32 ? 0 : kFloatBuffers; }
+  static int ParameterOf(DType dtype) { return dtype == DType::kFloat32 ? 1 : kFloatBuffers + 1; }
 
   void Check() {
     if (absl::Status status = stream_->Synchronize(); !status.ok()) {
@@ -86,7 +99,8 @@ class Bench {
   }
 
   void Record(cudaEvent_t event) {
-    static_cast<CudaStream&>(*stream_).Enqueue("event", [event](cudaStream_t s) { return cudaEventRecord(event, s); });
+    static_cast<CudaStream&>(*stream_).Enqueue(
+        "event", [event](cudaStream_t s) { return cudaEventRecord(event, s); });
   }
 
   void Report(const char* name, double bytes_each, const std::function<void()>& work) {
@@ -106,7 +120,8 @@ class Bench {
     const double median = times[times.size() / 2];
     const double rate = bytes_each * static_cast<double>(elements_) / median / 1e6;
     if (copy_rate_ == 0) copy_rate_ = rate;
-    std::printf("%-34s %8.3f ms %8.0f GB/s %6.1f %%\n", name, median, rate, 100 * rate / copy_rate_);
+    std::printf("%-34s %8.3f ms %8.0f GB/s %6.1f %%\n", name, median, rate,
+                100 * rate / copy_rate_);
     std::fflush(stdout);
     for (cudaEvent_t& event : events) (void)cudaEventDestroy(event);
   }
@@ -114,9 +129,12 @@ class Bench {
   // Tensor `i` of the buffer, seen as `dtype`.
   Matrix Tensor(int buffer, int i, DType dtype) const {
     char* const data = static_cast<char*>(buffers_[buffer]->data());
-    return {data + static_cast<size_t>(i * rows_ * kCols) * SizeOf(dtype), rows_, kCols, kCols, dtype};
+    return {data + static_cast<size_t>(i * rows_ * kCols) * SizeOf(dtype), rows_, kCols, kCols,
+            dtype};
   }
-  float* Floats(int buffer, int i) const { return static_cast<float*>(Tensor(buffer, i, DType::kFloat32).data); }
+  float* Floats(int buffer, int i) const {
+    return static_cast<float*>(Tensor(buffer, i, DType::kFloat32).data);
+  }
 
   // The same bytes as row shards and column shards; a column shard is a dense matrix of its own.
   std::vector<Block> Blocks(int buffer, int i, DType dtype, int row_shards, int col_shards) const {
@@ -137,7 +155,7 @@ class Bench {
   void Measure(const char* name, DType dtype) {
     std::vector<MeasureTask> tasks;
     for (int i = 0; i < kTensors; ++i) {
-      tasks.push_back({Blocks(0, i, dtype, 1, 1), rows_, kCols, true,
+      tasks.push_back({Blocks(GradientOf(dtype), i, dtype, 1, 1), rows_, kCols, true,
                        static_cast<Measurement*>(measurements_->data()) + i});
     }
     Report(name, static_cast<double>(SizeOf(dtype)), [&] { ops_->Measure(*stream_, tasks); });
@@ -146,19 +164,23 @@ class Bench {
   void Direction(const char* name, DType gradient, int row_shards, int col_shards) {
     std::vector<DirectionTask> tasks;
     for (int i = 0; i < kTensors; ++i) {
-      tasks.push_back({rows_, kCols, Blocks(0, i, gradient, row_shards, col_shards), Floats(1, i), Floats(2, i),
-                       Tensor(3, i, DType::kFloat16), static_cast<double*>(doubles_->data()) + i, muon_});
+      tasks.push_back({rows_, kCols,
+                       Blocks(GradientOf(gradient), i, gradient, row_shards, col_shards),
+                       Floats(1, i), Floats(2, i), Tensor(3, i, DType::kFloat16),
+                       static_cast<double*>(doubles_->data()) + i, muon_});
     }
-    Report(name, static_cast<double>(SizeOf(gradient)) + 10, [&] { ops_->Direction(*stream_, tasks); });
+    Report(name, static_cast<double>(SizeOf(gradient)) + 10,
+           [&] { ops_->Direction(*stream_, tasks); });
   }
 
   void Apply(const char* name, DType dtype) {
     std::vector<ApplyTask> tasks;
     for (int i = 0; i < kTensors; ++i) {
-      tasks.push_back(
-          {rows_, kCols, Blocks(0, i, dtype, 1, 1), Tensor(1, i, dtype), Tensor(3, i, DType::kFloat16), muon_});
+      tasks.push_back({rows_, kCols, Blocks(ParameterOf(dtype), i, dtype, 1, 1),
+                       Tensor(4, i, dtype), Tensor(3, i, DType::kFloat16), muon_});
     }
-    Report(name, 2.0 * static_cast<double>(SizeOf(dtype)) + 2, [&] { ops_->Apply(*stream_, tasks); });
+    Report(name, 2.0 * static_cast<double>(SizeOf(dtype)) + 2,
+           [&] { ops_->Apply(*stream_, tasks); });
   }
 
   std::vector<AdamWTask> AdamWTasks(DType dtype, int second_in, int second_out) const {
@@ -168,8 +190,8 @@ class Bench {
       AdamWTask task;
       task.rows = rows_;
       task.cols = kCols;
-      task.gradient = Blocks(0, i, dtype, 1, 1);
-      task.parameter_in = Blocks(1, i, dtype, 1, 1);
+      task.gradient = Blocks(GradientOf(dtype), i, dtype, 1, 1);
+      task.parameter_in = Blocks(ParameterOf(dtype), i, dtype, 1, 1);
       task.parameter_out = Tensor(4, i, dtype);
       task.exp_avg_in = Floats(2, i);
       task.exp_avg_out = Floats(5, i);
@@ -188,13 +210,15 @@ class Bench {
     stream_->Zero(buffers_[6]->data(), buffers_[6]->size_bytes());
     ops_->AdamW(*stream_, AdamWTasks(dtype, 6, 7));
     const std::vector<AdamWTask> tasks = AdamWTasks(dtype, 7, 6);
-    Report(name, 16 + 3.0 * static_cast<double>(SizeOf(dtype)), [&] { ops_->AdamW(*stream_, tasks); });
+    Report(name, 16 + 3.0 * static_cast<double>(SizeOf(dtype)),
+           [&] { ops_->AdamW(*stream_, tasks); });
   }
 
   void Scatter(const char* name) {
     std::vector<ScatterTask> tasks;
     for (int i = 0; i < kTensors; ++i) {
-      tasks.push_back({Tensor(0, i, DType::kFloat32), Blocks(1, i, DType::kBFloat16, 4, 1)});
+      tasks.push_back(
+          {Tensor(0, i, DType::kFloat32), Blocks(kFloatBuffers + 1, i, DType::kBFloat16, 4, 1)});
     }
     Report(name, 6, [&] { ops_->Scatter(*stream_, tasks); });
   }
@@ -206,7 +230,7 @@ class Bench {
   Device* device_ = nullptr;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Ops> ops_;
-  std::unique_ptr<Buffer> buffers_[8];
+  std::unique_ptr<Buffer> buffers_[kBuffers];
   std::unique_ptr<Buffer> doubles_;
   std::unique_ptr<Slab> page_, measurements_;
   MuonScalars* muon_ = nullptr;

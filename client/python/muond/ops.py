@@ -149,7 +149,9 @@ def _table(coefficients: Coefficients, steps: int | None) -> _Table:
     if values and not isinstance(values[0], Sequence):
         values = [values]  # one (a, b, c) for every step
     if not values or any(len(row) != 3 for row in values):
-        raise ValueError(f"coefficients must be a table's name, (a, b, c), or a list of those; got {coefficients!r}")
+        raise ValueError(
+            f"coefficients must be a table's name, (a, b, c), or a list of those; got {coefficients!r}"
+        )
     flat = [float(value) for row in values for value in row]
     rows = (ctypes.c_double * len(flat))(*flat)
     table = _Table(rows=rows, row_count=len(values), steps=wanted)
@@ -160,9 +162,13 @@ def _table(coefficients: Coefficients, steps: int | None) -> _Table:
 def _matrices(tensor: torch.Tensor, what: str) -> list[torch.Tensor]:
     """The 2-D matrices of a tensor: itself, or each of a stack's. Views only."""
     if tensor.dtype not in _DTYPES:
-        raise TypeError(f"{what} has dtype {tensor.dtype}; float32, bfloat16 and float16 are supported")
+        raise TypeError(
+            f"{what} has dtype {tensor.dtype}; float32, bfloat16 and float16 are supported"
+        )
     if tensor.dim() not in (2, 3):
-        raise ValueError(f"{what} has shape {tuple(tensor.shape)}; a matrix or a stack of matrices is needed")
+        raise ValueError(
+            f"{what} has shape {tuple(tensor.shape)}; a matrix or a stack of matrices is needed"
+        )
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(f"{what} has strides {tensor.stride()}; its rows must be contiguous")
     return list(tensor.unbind(0)) if tensor.dim() == 3 else [tensor]
@@ -186,7 +192,9 @@ def _array(matrices: Sequence[torch.Tensor]) -> ctypes.Array[_Matrix]:
 def _one_device(tensors: Sequence[torch.Tensor]) -> torch.device:
     devices = {tensor.device for tensor in tensors}
     if len(devices) != 1:
-        raise ValueError(f"all tensors of a call must be on one device; these are on {sorted(map(str, devices))}")
+        raise ValueError(
+            f"all tensors of a call must be on one device; these are on {sorted(map(str, devices))}"
+        )
     device = devices.pop()
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device {device} is neither a CPU nor a CUDA device")
@@ -246,13 +254,26 @@ def newton_schulz(
     library, needed = load_library(), ctypes.c_uint64()
     _check(
         library.muond_kernels_newton_schulz_workspace(
-            call.engine, ctypes.byref(table), sources, len(sources), workspace_limit, ctypes.byref(needed)
+            call.engine,
+            ctypes.byref(table),
+            sources,
+            len(sources),
+            workspace_limit,
+            ctypes.byref(needed),
         )
     )
     memory, address = call.workspace(needed.value)
     _check(
         library.muond_kernels_newton_schulz(
-            call.engine, call.stream, ctypes.byref(table), eps, sources, targets, len(sources), address, needed
+            call.engine,
+            call.stream,
+            ctypes.byref(table),
+            eps,
+            sources,
+            targets,
+            len(sources),
+            address,
+            needed,
         )
     )
     del memory
@@ -260,17 +281,27 @@ def newton_schulz(
 
 
 def _items(
-    parameters: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], momenta: Sequence[torch.Tensor]
+    parameters: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+    momenta: Sequence[torch.Tensor],
 ) -> ctypes.Array[_MuonItem]:
     if not len(parameters) == len(gradients) == len(momenta):
-        raise ValueError(f"{len(parameters)} parameters, {len(gradients)} gradients, {len(momenta)} momentum buffers")
+        raise ValueError(
+            f"{len(parameters)} parameters, {len(gradients)} gradients, {len(momenta)} momentum buffers"
+        )
     triples = []
     for i, (p, g, m) in enumerate(zip(parameters, gradients, momenta, strict=True)):
         if not p.shape == g.shape == m.shape:
-            raise ValueError(f"item {i}: shapes {tuple(p.shape)}, {tuple(g.shape)}, {tuple(m.shape)} differ")
+            raise ValueError(
+                f"item {i}: shapes {tuple(p.shape)}, {tuple(g.shape)}, {tuple(m.shape)} differ"
+            )
         if m.dtype != torch.float32 or not m.is_contiguous():
             raise ValueError(f"momentum buffer {i} must be contiguous float32")
-        views = (_matrices(p, f"parameter {i}"), _matrices(g, f"gradient {i}"), _matrices(m, f"momentum {i}"))
+        views = (
+            _matrices(p, f"parameter {i}"),
+            _matrices(g, f"gradient {i}"),
+            _matrices(m, f"momentum {i}"),
+        )
         triples.extend(zip(*views, strict=True))
     items = (_MuonItem * len(triples))()
     for item, (p, g, m) in zip(items, triples, strict=True):
@@ -306,7 +337,9 @@ def muon_step(
     Tensors are [m, n] or stacks [b, m, n]; everything is checked before anything is changed.
     """
     if adjust_lr_fn not in _SCALES:
-        raise ValueError(f"adjust_lr_fn is {adjust_lr_fn!r}; known are {sorted(filter(None, _SCALES))}")
+        raise ValueError(
+            f"adjust_lr_fn is {adjust_lr_fn!r}; known are {sorted(filter(None, _SCALES))}"
+        )
     p, g, m = _to_list(parameters), _to_list(gradients), _to_list(momentum_buffers)
     if not p:
         return
@@ -320,13 +353,25 @@ def muon_step(
     library, needed = load_library(), ctypes.c_uint64()
     _check(
         library.muond_kernels_muon_step_workspace(
-            call.engine, ctypes.byref(table), items, len(items), workspace_limit, ctypes.byref(needed)
+            call.engine,
+            ctypes.byref(table),
+            items,
+            len(items),
+            workspace_limit,
+            ctypes.byref(needed),
         )
     )
     memory, address = call.workspace(needed.value)
     _check(
         library.muond_kernels_muon_step(
-            call.engine, call.stream, ctypes.byref(table), ctypes.byref(options), items, len(items), address, needed
+            call.engine,
+            call.stream,
+            ctypes.byref(table),
+            ctypes.byref(options),
+            items,
+            len(items),
+            address,
+            needed,
         )
     )
     del memory
@@ -347,7 +392,12 @@ def workspace_bytes(
     needed, table = ctypes.c_uint64(), _table(coefficients, steps)
     _check(
         load_library().muond_kernels_newton_schulz_workspace(
-            call.engine, ctypes.byref(table), sources, len(sources), workspace_limit, ctypes.byref(needed)
+            call.engine,
+            ctypes.byref(table),
+            sources,
+            len(sources),
+            workspace_limit,
+            ctypes.byref(needed),
         )
     )
     return needed.value

@@ -33,9 +33,10 @@ __device__ void Update(const Rule& rule, Four& g, Four& p, Four& m, Four& v) {
 }
 
 template <bool kWhole>
-__device__ __forceinline__ void DoTile(const AdamWItem& item, const TileReader& gradient, const TileReader& parameter,
-                                       const Tile& tile, const Rule& shared_rule) {
-  constexpr int kGroups = kWhole ? 2 : 1;
+__device__ __forceinline__ void DoTile(const AdamWItem& item, const TileReader& gradient,
+                                       const TileReader& parameter, const Tile& tile,
+                                       const Rule& shared_rule) {
+  constexpr int kGroups = 2;
   constexpr int kStride = kThreads * kVector;
   const Extent& extent = item.extent;
   auto state = [&](const float* data) { return StatePlane(data, item.state_aligned, extent); };
@@ -59,15 +60,31 @@ __device__ __forceinline__ void DoTile(const AdamWItem& item, const TileReader& 
   }
 }
 
+// A call of its own, so that its registers are not the whole tiles'.
+__device__ __noinline__ void DoTileSlowly(const AdamWItem& item, const Source* sources,
+                                          const Tile& tile, const Rule& shared_rule) {
+  const TileReader gradient(sources, item.gradient, item.extent, tile.begin);
+  const TileReader parameter(sources, item.parameter, item.extent, tile.begin);
+  DoTile<false>(item, gradient, parameter, tile, shared_rule);
+}
+
 template <int kBytes>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     AdamWKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
   __shared__ Rule shared_rule;
-  __shared__ bool is_last;
   const AdamWItem& item = FindItem(list.template item_array<AdamWItem>(), list.items, blockIdx.x);
   const Tile tile(item.extent);
-  const double step = *item.step_in + (item.present ? 1 : 0);
-  if (item.present && threadIdx.x == 0) shared_rule = RuleOf(*item.scalars, step);
+  if (threadIdx.x == 0) {
+    const double step = *item.step_in + (item.present ? 1 : 0);
+    if (item.present) shared_rule = RuleOf(*item.scalars, step);
+    // The last tile to have read the count writes it, so that it may be counted in place. The add cannot pass the read:
+    // its address depends on it.
+    uint32_t* const tiles_done = &scratch->tiles_done[item.slot] + (step < 0 ? 1 : 0);
+    if (atomicAdd(tiles_done, 1u) + 1 == static_cast<uint32_t>(item.tiles)) {
+      *tiles_done = 0;
+      *item.step_out = step;
+    }
+  }
   const TileReader gradient(list.source_array(), item.gradient, item.extent, tile.begin);
   const TileReader parameter(list.source_array(), item.parameter, item.extent, tile.begin);
   const bool whole = (!item.present || gradient.is_whole()) && parameter.is_whole() && tile.full &&
@@ -75,18 +92,15 @@ __global__ void __launch_bounds__(kThreads)
   if (whole) {
     DoTile<true>(item, gradient, parameter, tile, shared_rule);
   } else {
-    DoTile<false>(item, gradient, parameter, tile, shared_rule);
-  }
-  // The last tile writes the count: every other has read it by then, and it may be written in place.
-  if (FinishesLast(&scratch->tiles_done[item.slot], item.tiles, &is_last) && threadIdx.x == 0) {
-    *item.step_out = step;
+    DoTileSlowly(item, list.source_array(), tile, shared_rule);
   }
 }
 
 }  // namespace
 
 template <int kBytes>
-cudaError_t LaunchAdamW(cudaStream_t stream, const List<kBytes>& list, int tiles, Scratch* scratch) {
+cudaError_t LaunchAdamW(cudaStream_t stream, const List<kBytes>& list, int tiles,
+                        Scratch* scratch) {
   AdamWKernel<kBytes><<<tiles, kThreads, 0, stream>>>(list, scratch);
   return cudaGetLastError();
 }

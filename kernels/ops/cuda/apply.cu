@@ -6,8 +6,9 @@ namespace muond::elementwise {
 namespace {
 
 template <bool kWhole>
-__device__ __forceinline__ void DoTile(const ApplyItem& item, const TileReader& reader, const Tile& tile) {
-  constexpr int kGroups = kWhole ? 4 : 1;
+__device__ __forceinline__ void DoTile(const ApplyItem& item, const TileReader& reader,
+                                       const Tile& tile) {
+  constexpr int kGroups = 4;
   constexpr int kStride = kThreads * kVector;
   const Extent& extent = item.extent;
   const float keep = static_cast<float>(1 - item.scalars->lr * item.scalars->weight_decay);
@@ -27,15 +28,23 @@ __device__ __forceinline__ void DoTile(const ApplyItem& item, const TileReader& 
   }
 }
 
+// A call of its own, so that its registers are not the whole tiles'.
+__device__ __noinline__ void DoTileSlowly(const ApplyItem& item, const Source* sources,
+                                          const Tile& tile) {
+  const TileReader reader(sources, item.parameter, item.extent, tile.begin);
+  DoTile<false>(item, reader, tile);
+}
+
 template <int kBytes>
-__global__ void __launch_bounds__(kThreads) ApplyKernel(const __grid_constant__ List<kBytes> list) {
+__global__ void __launch_bounds__(kThreads, 4)
+    ApplyKernel(const __grid_constant__ List<kBytes> list) {
   const ApplyItem& item = FindItem(list.template item_array<ApplyItem>(), list.items, blockIdx.x);
   const Tile tile(item.extent);
   const TileReader reader(list.source_array(), item.parameter, item.extent, tile.begin);
   if (reader.is_whole() && tile.full && IsWhole(item.update) && IsWhole(item.out)) {
     DoTile<true>(item, reader, tile);
   } else {
-    DoTile<false>(item, reader, tile);
+    DoTileSlowly(item, list.source_array(), tile);
   }
 }
 

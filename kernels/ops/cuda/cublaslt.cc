@@ -42,7 +42,8 @@ absl::StatusOr<const CublasLt*> Load() {
 }  // namespace
 
 absl::StatusOr<const CublasLt*> LoadCublasLt() {
-  static const absl::StatusOr<const CublasLt*>* const loaded = new absl::StatusOr<const CublasLt*>(Load());
+  static const absl::StatusOr<const CublasLt*>* const loaded =
+      new absl::StatusOr<const CublasLt*>(Load());
   return *loaded;
 }
 

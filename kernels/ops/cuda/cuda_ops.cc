@@ -1,6 +1,6 @@
 #include "kernels/ops/cuda/cuda_ops.h"
 
-#include <cstring>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -36,6 +36,9 @@ using elementwise::SourcesOf;
 using elementwise::SourceSpec;
 using elementwise::TilesOf;
 
+constexpr int64_t kMeasureElements =
+    int64_t{elementwise::kTileElements} * elementwise::kMeasureTiles;
+
 template <class T>
 absl::Status Reach(T*& pointer) {
   if (pointer == nullptr) return absl::OkStatus();
@@ -66,8 +69,10 @@ class CudaOps final : public Ops {
   void Measure(Stream& stream, absl::Span<const MeasureTask> tasks) override {
     ForBatches<MeasureItem>(
         stream, tasks, [](const MeasureTask& task) { return task.rows * task.cols; },
-        [](const MeasureTask& task, int slot, int, ListBuilder<MeasureItem>& builder) -> absl::Status {
-          absl::StatusOr<std::vector<SourceSpec>> sources = SourcesOf(task.blocks, task.rows, task.cols);
+        [](const MeasureTask& task, int slot, int,
+           ListBuilder<MeasureItem>& builder) -> absl::Status {
+          absl::StatusOr<std::vector<SourceSpec>> sources =
+              SourcesOf(task.blocks, task.rows, task.cols);
           if (!sources.ok()) return sources.status();
           Measurement* result = task.result;
           if (absl::Status status = Reach(result); !status.ok()) return status;
@@ -75,7 +80,7 @@ class CudaOps final : public Ops {
                               .source = {},
                               .want_norm = task.want_norm,
                               .slot = slot,
-                              .tiles = TilesOf(task.rows * task.cols),
+                              .tiles = TilesOf(task.rows * task.cols, kMeasureElements),
                               .windows = result->sum_of_squares.windows.data(),
                               .non_finite = &result->non_finite};
           return builder.Add(item, item.tiles, {&*sources, 1}, {&kMeasureRange, 1});
@@ -98,8 +103,10 @@ class CudaOps final : public Ops {
     const int multiprocessors = device_.multiprocessors();
     ForBatches<DirectionItem>(
         stream, tasks, [](const DirectionTask& task) { return task.rows * task.cols; },
-        [](const DirectionTask& task, int slot, int first_sum, ListBuilder<DirectionItem>& builder) -> absl::Status {
-          absl::StatusOr<std::vector<SourceSpec>> sources = SourcesOf(task.gradient, task.rows, task.cols);
+        [](const DirectionTask& task, int slot, int first_sum,
+           ListBuilder<DirectionItem>& builder) -> absl::Status {
+          absl::StatusOr<std::vector<SourceSpec>> sources =
+              SourcesOf(task.gradient, task.rows, task.cols);
           if (!sources.ok()) return sources.status();
           DirectionItem item = {.extent = ExtentOf(task.rows, task.cols),
                                 .gradient = {},
@@ -115,9 +122,10 @@ class CudaOps final : public Ops {
           if (absl::Status status = Reach(item.scalars); !status.ok()) return status;
           return builder.Add(item, item.tiles, {&*sources, 1}, {&kGradientRange, 1});
         },
-        [halves, multiprocessors](cudaStream_t s, const auto& list, int tiles, Scratch* scratch, int phase) {
+        [halves, multiprocessors](cudaStream_t s, const auto& list, int tiles, Scratch* scratch,
+                                  int phase) {
           const auto which = static_cast<DirectionPhase>(phase);
-          if (!halves && which != DirectionPhase::kMain) return cudaSuccess;
+          if (!halves && which == DirectionPhase::kCorrect) return cudaSuccess;
           return elementwise::LaunchDirection(s, list, tiles, scratch, which, multiprocessors);
         },
         /*phases=*/3);
@@ -132,12 +140,23 @@ class CudaOps final : public Ops {
                       absl::Span<const size_t> phase_ends) override {
     if (products.empty()) return;
     CudaStream& cuda = Cuda(stream);
+    // Divisors may lie in host slabs. A pinned host page has one address for host and device.
+    for (const Product& product : products) {
+      if (product.alpha_divisor == nullptr) continue;
+      const double* divisor = product.alpha_divisor;
+      absl::Status status = Reach(divisor);
+      if (status.ok() && divisor != product.alpha_divisor) {
+        status = absl::UnimplementedError("a divisor in host memory with another device address");
+      }
+      if (!status.ok()) return cuda.Fail(std::move(status));
+    }
     if (TakenByHopper(products)) return RunOnHopper(cuda, products, phase_ends);
     absl::StatusOr<Scratch*> scratch = scratch_.For(cuda.handle());
     if (!scratch.ok()) return cuda.Fail(scratch.status());
     size_t begin = 0;
     for (const size_t end : phase_ends) {
-      const absl::Status status = library_->Enqueue(cuda, products.subspan(begin, end - begin), *scratch);
+      const absl::Status status =
+          library_->Enqueue(cuda, products.subspan(begin, end - begin), *scratch);
       if (!status.ok()) return cuda.Fail(status);
       begin = end;
     }
@@ -147,7 +166,8 @@ class CudaOps final : public Ops {
     ForBatches<ApplyItem>(
         stream, tasks, [](const ApplyTask& task) { return task.rows * task.cols; },
         [](const ApplyTask& task, int, int, ListBuilder<ApplyItem>& builder) -> absl::Status {
-          absl::StatusOr<std::vector<SourceSpec>> sources = Parameters(task.parameter_in, task.rows, task.cols);
+          absl::StatusOr<std::vector<SourceSpec>> sources =
+              Parameters(task.parameter_in, task.rows, task.cols);
           if (!sources.ok()) return sources.status();
           ApplyItem item = {.extent = ExtentOf(task.rows, task.cols),
                             .parameter = {},
@@ -155,9 +175,12 @@ class CudaOps final : public Ops {
                             .update = PlaneOf(task.update),
                             .scalars = task.scalars};
           if (absl::Status status = Reach(item.scalars); !status.ok()) return status;
-          return builder.Add(item, TilesOf(task.rows * task.cols), {&*sources, 1}, {&kParameterRange, 1});
+          return builder.Add(item, TilesOf(task.rows * task.cols), {&*sources, 1},
+                             {&kParameterRange, 1});
         },
-        [](cudaStream_t s, const auto& list, int tiles, Scratch*, int) { return elementwise::LaunchApply(s, list, tiles); });
+        [](cudaStream_t s, const auto& list, int tiles, Scratch*, int) {
+          return elementwise::LaunchApply(s, list, tiles);
+        });
   }
 
   void AdamW(Stream& stream, absl::Span<const AdamWTask> tasks) override {
@@ -165,29 +188,29 @@ class CudaOps final : public Ops {
         stream, tasks, [](const AdamWTask& task) { return task.rows * task.cols; },
         [](const AdamWTask& task, int slot, int, ListBuilder<AdamWItem>& builder) -> absl::Status {
           std::vector<SourceSpec> sources[2];
-          absl::StatusOr<std::vector<SourceSpec>> found = SourcesOf(task.gradient, task.rows, task.cols);
+          absl::StatusOr<std::vector<SourceSpec>> found =
+              SourcesOf(task.gradient, task.rows, task.cols);
           if (!found.ok()) return found.status();
           if (task.present) sources[0] = *std::move(found);
           found = Parameters(task.parameter_in, task.rows, task.cols);
           if (!found.ok()) return found.status();
           sources[1] = *std::move(found);
-          AdamWItem item = {
-              .extent = ExtentOf(task.rows, task.cols),
-              .gradient = {},
-              .parameter = {},
-              .present = task.present,
-              .state_aligned =
-                  AlignedTo16({task.exp_avg_in, task.exp_avg_out, task.exp_avg_sq_in, task.exp_avg_sq_out}),
-              .slot = slot,
-              .tiles = TilesOf(task.rows * task.cols),
-              .out = PlaneOf(task.parameter_out),
-              .exp_avg_in = task.exp_avg_in,
-              .exp_avg_sq_in = task.exp_avg_sq_in,
-              .exp_avg_out = task.exp_avg_out,
-              .exp_avg_sq_out = task.exp_avg_sq_out,
-              .step_in = task.step_in,
-              .step_out = task.step_out,
-              .scalars = task.scalars};
+          AdamWItem item = {.extent = ExtentOf(task.rows, task.cols),
+                            .gradient = {},
+                            .parameter = {},
+                            .present = task.present,
+                            .state_aligned = AlignedTo16({task.exp_avg_in, task.exp_avg_out,
+                                                          task.exp_avg_sq_in, task.exp_avg_sq_out}),
+                            .slot = slot,
+                            .tiles = TilesOf(task.rows * task.cols),
+                            .out = PlaneOf(task.parameter_out),
+                            .exp_avg_in = task.exp_avg_in,
+                            .exp_avg_sq_in = task.exp_avg_sq_in,
+                            .exp_avg_out = task.exp_avg_out,
+                            .exp_avg_sq_out = task.exp_avg_sq_out,
+                            .step_in = task.step_in,
+                            .step_out = task.step_out,
+                            .scalars = task.scalars};
           absl::Status status = Reach(item.scalars);
           if (status.ok()) status = Reach(item.step_in);
           if (status.ok()) status = Reach(item.step_out);
@@ -210,19 +233,23 @@ class CudaOps final : public Ops {
         const int64_t cols = std::min(block.cols, source.cols - block.col);
         if (rows <= 0 || cols <= 0) continue;
         if (block.row < 0 || block.col < 0) {
-          return Cuda(stream).Fail(
-              absl::InvalidArgumentError(absl::StrFormat("scatter to (%d, %d)", block.row, block.col)));
+          return Cuda(stream).Fail(absl::InvalidArgumentError(
+              absl::StrFormat("scatter to (%d, %d)", block.row, block.col)));
         }
-        char* const from = static_cast<char*>(source.data) + (block.row * source.ld + block.col) *
-                                                                 static_cast<int64_t>(SizeOf(source.dtype));
-        parts.push_back({{from, rows, cols, source.ld, source.dtype}, {block.data, rows, cols, block.ld, block.dtype}});
+        char* const from =
+            static_cast<char*>(source.data) +
+            (block.row * source.ld + block.col) * static_cast<int64_t>(SizeOf(source.dtype));
+        parts.push_back({{from, rows, cols, source.ld, source.dtype},
+                         {block.data, rows, cols, block.ld, block.dtype}});
       }
     }
     ForBatches<ScatterItem>(
-        stream, absl::MakeConstSpan(parts), [](const Part& part) { return part.to.rows * part.to.cols; },
+        stream, absl::MakeConstSpan(parts),
+        [](const Part& part) { return part.to.rows * part.to.cols; },
         [](const Part& part, int, int, ListBuilder<ScatterItem>& builder) -> absl::Status {
-          const ScatterItem item = {
-              .extent = ExtentOf(part.to.rows, part.to.cols), .from = PlaneOf(part.from), .to = PlaneOf(part.to)};
+          const ScatterItem item = {.extent = ExtentOf(part.to.rows, part.to.cols),
+                                    .from = PlaneOf(part.from),
+                                    .to = PlaneOf(part.to)};
           return builder.Add(item, TilesOf(item.extent.elements), {}, {});
         },
         [](cudaStream_t s, const auto& list, int tiles, Scratch*, int) {
@@ -242,10 +269,11 @@ class CudaOps final : public Ops {
   }
 
  private:
-  static constexpr SourceRange MeasureItem::* kMeasureRange = &MeasureItem::source;
-  static constexpr SourceRange DirectionItem::* kGradientRange = &DirectionItem::gradient;
-  static constexpr SourceRange ApplyItem::* kParameterRange = &ApplyItem::parameter;
-  static constexpr SourceRange AdamWItem::* kAdamWRanges[2] = {&AdamWItem::gradient, &AdamWItem::parameter};
+  static constexpr SourceRange MeasureItem::*kMeasureRange = &MeasureItem::source;
+  static constexpr SourceRange DirectionItem::*kGradientRange = &DirectionItem::gradient;
+  static constexpr SourceRange ApplyItem::*kParameterRange = &ApplyItem::parameter;
+  static constexpr SourceRange AdamWItem::*kAdamWRanges[2] = {&AdamWItem::gradient,
+                                                              &AdamWItem::parameter};
 
   static CudaStream& Cuda(Stream& stream) { return static_cast<CudaStream&>(stream); }
 
@@ -257,7 +285,8 @@ class CudaOps final : public Ops {
     return true;
   }
 
-  void RunOnHopper(CudaStream& cuda, absl::Span<const Product> products, absl::Span<const size_t> phase_ends) {
+  void RunOnHopper(CudaStream& cuda, absl::Span<const Product> products,
+                   absl::Span<const size_t> phase_ends) {
     if (cuda.issues_at_once()) {
       cuda.Enqueue("grouped products",
                    [&](cudaStream_t s) { return IssueOnHopper(cuda, s, products, phase_ends); });
@@ -265,16 +294,16 @@ class CudaOps final : public Ops {
     }
     cuda.Enqueue("grouped products",
                  [this, &cuda, products = std::vector<Product>(products.begin(), products.end()),
-                  phase_ends = std::vector<size_t>(phase_ends.begin(), phase_ends.end())](cudaStream_t s) {
-                   return IssueOnHopper(cuda, s, products, phase_ends);
-                 });
+                  phase_ends = std::vector<size_t>(phase_ends.begin(), phase_ends.end())](
+                     cudaStream_t s) { return IssueOnHopper(cuda, s, products, phase_ends); });
   }
 
   // A captured stream gets a program of its own, which stays as long as these ops: graphs hold pointers into it.
   cudaError_t IssueOnHopper(CudaStream& cuda, cudaStream_t s, absl::Span<const Product> products,
                             absl::Span<const size_t> phase_ends) {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    if (const cudaError_t error = cudaStreamIsCapturing(s, &capture); error != cudaSuccess) return error;
+    if (const cudaError_t error = cudaStreamIsCapturing(s, &capture); error != cudaSuccess)
+      return error;
     absl::Status status;
     if (capture == cudaStreamCaptureStatusNone) {
       status = hopper_->Run(s, products, phase_ends);
@@ -294,7 +323,8 @@ class CudaOps final : public Ops {
   }
 
   // A parameter has no replicas: the index means nothing there.
-  static absl::StatusOr<std::vector<SourceSpec>> Parameters(absl::Span<const Block> blocks, int64_t rows, int64_t cols) {
+  static absl::StatusOr<std::vector<SourceSpec>> Parameters(absl::Span<const Block> blocks,
+                                                            int64_t rows, int64_t cols) {
     absl::StatusOr<std::vector<SourceSpec>> sources = SourcesOf(blocks, rows, cols);
     if (sources.ok()) {
       for (SourceSpec& spec : *sources) spec.replica = 0;
@@ -304,22 +334,26 @@ class CudaOps final : public Ops {
 
   // Cuts `tasks` into batches that the scratch has room for, and enqueues `phases` passes over each batch's launches.
   template <class Item, class Task, class Count, class Add, class Run>
-  void ForBatches(Stream& stream, absl::Span<const Task> tasks, Count elements, Add add, Run run, int phases = 1) {
+  void ForBatches(Stream& stream, absl::Span<const Task> tasks, Count elements, Add add, Run run,
+                  int phases = 1) {
     CudaStream& cuda = Cuda(stream);
     absl::StatusOr<Scratch*> scratch = scratch_.For(cuda.handle());
     if (!scratch.ok()) return cuda.Fail(scratch.status());
     std::vector<std::vector<Launch>> batches;
-    ListBuilder<Item> builder;
+    const int64_t tile_elements =
+        std::is_same_v<Item, MeasureItem> ? kMeasureElements : elementwise::kTileElements;
+    ListBuilder<Item> builder(tile_elements);
     int slot = 0;
     int64_t tiles = 0;
     auto flush = [&] {
       if (slot > 0) batches.push_back(builder.Take());
-      builder = ListBuilder<Item>();
+      builder = ListBuilder<Item>(tile_elements);
       slot = 0;
       tiles = 0;
     };
     for (const Task& task : tasks) {
-      const int64_t more = (elements(task) + elementwise::kTileElements - 1) / elementwise::kTileElements;
+      const int64_t more =
+          (elements(task) + elementwise::kTileElements - 1) / elementwise::kTileElements;
       if (more == 0) continue;
       if (more > kScratchTiles) {
         return cuda.Fail(absl::ResourceExhaustedError(
@@ -335,12 +369,14 @@ class CudaOps final : public Ops {
     }
     flush();
     if (batches.empty()) return;
-    cuda.Enqueue("an element-wise pass", [=, batches = std::move(batches), scratch = *scratch](cudaStream_t s) {
+    cuda.Enqueue("an element-wise pass", [=, batches = std::move(batches),
+                                          scratch = *scratch](cudaStream_t s) {
       for (const std::vector<Launch>& batch : batches) {
         for (int phase = 0; phase < phases; ++phase) {
           for (const Launch& launch : batch) {
-            const cudaError_t error = elementwise::WithList(
-                launch, [&](const auto& list) { return run(s, list, launch.tiles, scratch, phase); });
+            const cudaError_t error = elementwise::WithList(launch, [&](const auto& list) {
+              return run(s, list, launch.tiles, scratch, phase);
+            });
             if (error != cudaSuccess) return error;
           }
         }
@@ -359,7 +395,8 @@ class CudaOps final : public Ops {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOpsWith(CudaDevice& device, const CudaOpsOptions& options) {
+absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOpsWith(CudaDevice& device,
+                                                       const CudaOpsOptions& options) {
   std::unique_ptr<GroupedProducts> hopper;
   if (options.products == ProductPath::kAuto && device.compute_capability() == 90) {
     device.MakeCurrent();
@@ -373,7 +410,8 @@ absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOpsWith(CudaDevice& device, const
 absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOps(Device& device) {
   auto* const cuda = dynamic_cast<CudaDevice*>(&device);
   if (cuda == nullptr) {
-    return absl::InvalidArgumentError(absl::StrFormat("device %s is no CUDA device", device.info().uuid));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("device %s is no CUDA device", device.info().uuid));
   }
   absl::StatusOr<CudaOpsOptions> options = CudaOpsOptionsFromEnvironment();
   if (!options.ok()) return options.status();

@@ -19,12 +19,15 @@ enum class ProductPath : uint8_t {
 
 struct CudaOpsOptions {
   ProductPath products = ProductPath::kAuto;
+  bool strided_batches =
+      true;  // of the library path: equal products at equal distances in one call
 };
 
 // The environment's: MUOND_CUDA_PRODUCTS = auto (default) or library. INVALID_ARGUMENT names any other value.
 absl::StatusOr<CudaOpsOptions> CudaOpsOptionsFromEnvironment();
 
-absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOpsWith(CudaDevice& device, const CudaOpsOptions& options);
+absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOpsWith(CudaDevice& device,
+                                                       const CudaOpsOptions& options);
 
 // Puts `size_bytes` (a multiple of 8, both ends aligned to 8) of host memory at `destination` in stream order. The
 // host memory is free when the call returns; nothing blocks, whatever the stream waits for.

@@ -14,7 +14,8 @@ namespace {
 constexpr int kSampleThreads = 512;
 constexpr int kSamplesPerThread = 8;
 constexpr int kSamples = kSampleThreads * kSamplesPerThread;
-constexpr int kStep = 12, kLowest = -8;  // root mean squares land in [2^kLowest, 2^(kLowest + kStep))
+constexpr int kStep = 12,
+              kLowest = -8;  // root mean squares land in [2^kLowest, 2^(kLowest + kStep))
 
 __device__ int ExponentOf(double value) {  // floor(log2), for positive normal values
   return ((__double2hiint(value) >> 20) & 0x7ff) - 1023;
@@ -40,21 +41,20 @@ __device__ float Scaled(float value, int exponent) {
   return value * __int_as_float((half + 127) << 23) * __int_as_float((exponent - half + 127) << 23);
 }
 
-struct Rule {
-  float scale, momentum, rest;
-  bool nesterov;
-};
+using Rule = DirectionRule;
 
 __device__ Rule RuleOf(const MuonScalars* scalars) {
   return {static_cast<float>(scalars->gradient_scale), static_cast<float>(scalars->momentum),
-          static_cast<float>(1 - scalars->momentum), scalars->nesterov};
+          static_cast<float>(1 - scalars->momentum), scalars->nesterov, scalars->eps};
 }
 
 // from + weight (to - from), rest = 1 - weight: started from the nearer end, so that weights 0 and 1 are exact.
 __device__ float Lerp(float from, float to, float weight, float rest) {
   return weight < 0.5f ? fmaf(weight, to - from, from) : fmaf(-rest, to - from, to);
 }
-__device__ float Momentum(const Rule& rule, float g, float m) { return Lerp(m, g, rule.rest, rule.momentum); }
+__device__ float Momentum(const Rule& rule, float g, float m) {
+  return Lerp(m, g, rule.rest, rule.momentum);
+}
 __device__ float Nesterov(const Rule& rule, float g, float m) {
   return rule.nesterov ? Lerp(g, m, rule.momentum, rule.rest) : m;
 }
@@ -65,21 +65,26 @@ __global__ void __launch_bounds__(kSampleThreads)
   __shared__ double warps[kSampleThreads / 32];
   const DirectionItem& item = list.template item_array<DirectionItem>()[blockIdx.x];
   const Extent& extent = item.extent;
-  if (extent.is_piece) {  // its sources are not all here: every piece must guess the same
+  const Rule rule = RuleOf(item.scalars);
+  if (threadIdx.x == 0) scratch->rule[item.slot] = rule;
+  if (item.direction.dtype != DType::kFloat16 || extent.is_piece) {
+    // Nothing to scale; or its sources are not all here, and every piece must guess the same.
     if (threadIdx.x == 0) scratch->exponent[item.slot] = 0;
     return;
   }
-  const Rule rule = RuleOf(item.scalars);
   double sum = 0;
 #pragma unroll
   for (int i = 0; i < kSamplesPerThread; ++i) {
     const int64_t number = int64_t{i} * kSampleThreads + threadIdx.x;
     if (extent.elements <= kSamples && number >= extent.elements) break;
     // Evenly spread; 2^32 elements times 4096 fit 64 bits.
-    const int64_t element = extent.elements <= kSamples ? number : extent.elements * number / kSamples;
-    const float g = rule.scale * Gather(list.source_array(), item.gradient, extent, element, 1).v[0];
+    const int64_t element =
+        extent.elements <= kSamples ? number : extent.elements * number / kSamples;
+    const float g =
+        rule.scale * Gather(list.source_array(), item.gradient, extent, element, 1).v[0];
     float u = g;
-    if (item.momentum_in != nullptr) u = Nesterov(rule, g, Momentum(rule, g, item.momentum_in[element]));
+    if (item.momentum_in != nullptr)
+      u = Nesterov(rule, g, Momentum(rule, g, item.momentum_in[element]));
     if (isfinite(u)) sum = fma(double{u}, double{u}, sum);
   }
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_down_sync(~0u, sum, offset);
@@ -98,12 +103,11 @@ struct Partial {
 
 // kWhole: everything is dense, aligned and full. Else every access finds its own way.
 template <bool kWhole>
-__device__ __forceinline__ Partial DoTile(const DirectionItem& item, const TileReader& reader, const Tile& tile,
-                                          int exponent) {
-  constexpr int kGroups = kWhole ? 4 : 1;
+__device__ __forceinline__ Partial DoTile(const DirectionItem& item, const TileReader& reader,
+                                          const Tile& tile, const Rule& rule, int exponent) {
+  constexpr int kGroups = 4;
   constexpr int kStride = kThreads * kVector;
   const Extent& extent = item.extent;
-  const Rule rule = RuleOf(item.scalars);
   const Plane state_in = StatePlane(item.momentum_in, item.state_aligned, extent);
   const Plane state_out = StatePlane(item.momentum_out, item.state_aligned, extent);
   const bool has_state = item.momentum_in != nullptr;
@@ -137,23 +141,34 @@ __device__ __forceinline__ Partial DoTile(const DirectionItem& item, const TileR
   return partial;
 }
 
+// A call of its own, so that its registers are not the whole tiles'.
+__device__ __noinline__ Partial DoTileSlowly(const DirectionItem& item, const Source* sources,
+                                             const Tile& tile, const Rule& rule, int exponent) {
+  const TileReader reader(sources, item.gradient, item.extent, tile.begin);
+  return DoTile<false>(item, reader, tile, rule, exponent);
+}
+
 template <int kBytes>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     DirectionKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
   __shared__ double shared[kThreads / 32];
   __shared__ bool is_last;
-  const DirectionItem& item = FindItem(list.template item_array<DirectionItem>(), list.items, blockIdx.x);
+  const DirectionItem& item =
+      FindItem(list.template item_array<DirectionItem>(), list.items, blockIdx.x);
   const Tile tile(item.extent);
   const bool half = item.direction.dtype == DType::kFloat16;
-  const int exponent = half ? scratch->exponent[item.slot] : 0;
+  const Rule rule = scratch->rule[item.slot];
+  const int exponent = scratch->exponent[item.slot];
   const TileReader reader(list.source_array(), item.gradient, item.extent, tile.begin);
-  const bool whole = reader.is_whole() && tile.full && item.state_aligned && IsWhole(item.direction);
-  const Partial partial = whole ? DoTile<true>(item, reader, tile, exponent)
-                                : DoTile<false>(item, reader, tile, exponent);
+  const bool whole =
+      reader.is_whole() && tile.full && item.state_aligned && IsWhole(item.direction);
+  const Partial partial = whole ? DoTile<true>(item, reader, tile, rule, exponent)
+                                : DoTileSlowly(item, list.source_array(), tile, rule, exponent);
   double sum = partial.sum;
   float maximum = partial.maximum;
   sum = BlockSum(sum, shared);
-  maximum = __uint_as_float(BlockMaximumBits(__float_as_uint(maximum), reinterpret_cast<uint32_t*>(shared)));
+  maximum = __uint_as_float(
+      BlockMaximumBits(__float_as_uint(maximum), reinterpret_cast<uint32_t*>(shared)));
   if (threadIdx.x == 0) {
     scratch->sum[item.first_sum + tile.number] = sum;
     scratch->maximum[item.first_sum + tile.number] = maximum;
@@ -167,7 +182,8 @@ __global__ void __launch_bounds__(kThreads)
     maximum = fmaxf(maximum, __ldcg(&scratch->maximum[item.first_sum + i]));
   }
   sum = BlockSum(sum, shared);
-  maximum = __uint_as_float(BlockMaximumBits(__float_as_uint(maximum), reinterpret_cast<uint32_t*>(shared)));
+  maximum = __uint_as_float(
+      BlockMaximumBits(__float_as_uint(maximum), reinterpret_cast<uint32_t*>(shared)));
   if (threadIdx.x != 0) return;
   int right = exponent;
   if (half) {
@@ -176,8 +192,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   // What Newton-Schulz divides by: never zero, and NaN where an element is.
   double norm = sqrt(sum);
-  const double eps = item.scalars->eps;
-  norm = norm < eps ? eps : norm;
+  norm = norm < rule.eps ? rule.eps : norm;
   *item.norm = norm == 0 ? 1 : ldexp(norm, right);
 }
 
@@ -187,22 +202,27 @@ __global__ void __launch_bounds__(kThreads)
     CorrectKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
   for (int i = 0; i < list.items; ++i) {
     const DirectionItem& item = list.template item_array<DirectionItem>()[i];
-    const int exponent = item.direction.dtype == DType::kFloat16 ? scratch->corrected[item.slot] : kNoCorrection;
+    const int exponent =
+        item.direction.dtype == DType::kFloat16 ? scratch->corrected[item.slot] : kNoCorrection;
     if (exponent == kNoCorrection) continue;
     const Extent& extent = item.extent;
-    const Rule rule = RuleOf(item.scalars);
+    const Rule rule = scratch->rule[item.slot];
     const int64_t begin = int64_t{extent.first_tile} * kTileElements;
-    const int next_launch_tile = i + 1 < list.items
-        ? list.template item_array<DirectionItem>()[i + 1].extent.launch_tile : extent.launch_tile + item.tiles;
-    const int64_t end = min(extent.elements, begin + int64_t{next_launch_tile - extent.launch_tile} * kTileElements);
+    const int next_launch_tile =
+        i + 1 < list.items ? list.template item_array<DirectionItem>()[i + 1].extent.launch_tile
+                           : extent.launch_tile + item.tiles;
+    const int64_t end = min(extent.elements,
+                            begin + int64_t{next_launch_tile - extent.launch_tile} * kTileElements);
     const int64_t step = int64_t{gridDim.x} * kThreads * kVector;
-    for (int64_t element = begin + (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector; element < end;
-         element += step) {
+    for (int64_t element = begin + (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kVector;
+         element < end; element += step) {
       const int count = static_cast<int>(min(int64_t{kVector}, extent.elements - element));
       Four u = Gather(list.source_array(), item.gradient, extent, element, count);
       for (int j = 0; j < count; ++j) {
         const float g = rule.scale * u.v[j];
-        u.v[j] = Scaled(item.momentum_in != nullptr ? Nesterov(rule, g, item.momentum_out[element + j]) : g, exponent);
+        u.v[j] = Scaled(
+            item.momentum_in != nullptr ? Nesterov(rule, g, item.momentum_out[element + j]) : g,
+            exponent);
       }
       WritePlane<false>(item.direction, extent, element, u);
     }
@@ -212,8 +232,8 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <int kBytes>
-cudaError_t LaunchDirection(cudaStream_t stream, const List<kBytes>& list, int tiles, Scratch* scratch,
-                            DirectionPhase phase, int multiprocessors) {
+cudaError_t LaunchDirection(cudaStream_t stream, const List<kBytes>& list, int tiles,
+                            Scratch* scratch, DirectionPhase phase, int multiprocessors) {
   switch (phase) {
     case DirectionPhase::kSample:
       SampleKernel<kBytes><<<list.items, kSampleThreads, 0, stream>>>(list, scratch);
@@ -222,12 +242,15 @@ cudaError_t LaunchDirection(cudaStream_t stream, const List<kBytes>& list, int t
       DirectionKernel<kBytes><<<tiles, kThreads, 0, stream>>>(list, scratch);
       break;
     case DirectionPhase::kCorrect:
-      CorrectKernel<kBytes><<<min(tiles, 4 * multiprocessors), kThreads, 0, stream>>>(list, scratch);
+      CorrectKernel<kBytes>
+          <<<min(tiles, 4 * multiprocessors), kThreads, 0, stream>>>(list, scratch);
       break;
   }
   return cudaGetLastError();
 }
-template cudaError_t LaunchDirection(cudaStream_t, const List<kSmallListBytes>&, int, Scratch*, DirectionPhase, int);
-template cudaError_t LaunchDirection(cudaStream_t, const List<kLargeListBytes>&, int, Scratch*, DirectionPhase, int);
+template cudaError_t LaunchDirection(cudaStream_t, const List<kSmallListBytes>&, int, Scratch*,
+                                     DirectionPhase, int);
+template cudaError_t LaunchDirection(cudaStream_t, const List<kLargeListBytes>&, int, Scratch*,
+                                     DirectionPhase, int);
 
 }  // namespace muond::elementwise

@@ -79,10 +79,12 @@ __device__ inline void WriteFour(char* data, int64_t index, DType dtype, const F
 
 // U groups of four, `stride` elements apart, starting at `first`. The loads are issued before any is used.
 template <int U>
-__device__ inline void ReadMany(const char* data, int64_t first, int stride, DType dtype, Four (&out)[U]) {
+__device__ inline void ReadMany(const char* data, int64_t first, int stride, DType dtype,
+                                Four (&out)[U]) {
   if (dtype == DType::kFloat32) {
 #pragma unroll
-    for (int u = 0; u < U; ++u) out[u] = ReadFour(data, first + int64_t{u} * stride, DType::kFloat32);
+    for (int u = 0; u < U; ++u)
+      out[u] = ReadFour(data, first + int64_t{u} * stride, DType::kFloat32);
   } else {
     uint2 bits[U];
 #pragma unroll
@@ -110,7 +112,8 @@ __device__ inline Place PlaceOf(int64_t element, const Extent& extent) {
 __device__ inline bool Contains(const Source& source, int64_t element, Place place, int count) {
   if (source.is_flat) return element >= source.flat.begin && element + count <= source.flat.end;
   return place.row >= source.rect.row && place.row < int64_t{source.rect.row} + source.rect.rows &&
-         place.col >= source.rect.col && place.col + count <= int64_t{source.rect.col} + source.rect.cols;
+         place.col >= source.rect.col &&
+         place.col + count <= int64_t{source.rect.col} + source.rect.cols;
 }
 
 __device__ inline int64_t IndexIn(const Source& source, int64_t element, Place place) {
@@ -119,8 +122,8 @@ __device__ inline int64_t IndexIn(const Source& source, int64_t element, Place p
 }
 
 // `count` (at most four) elements from `element` on, out of the sources of one replica.
-__device__ inline Four GatherReplica(const Source* sources, int first, int end, const Extent& extent,
-                                     int64_t element, int count) {
+__device__ inline Four GatherReplica(const Source* sources, int first, int end,
+                                     const Extent& extent, int64_t element, int count) {
   const Place place = PlaceOf(element, extent);
   const bool one_row = place.col + count <= extent.cols;
   Four out = {};
@@ -145,8 +148,9 @@ __device__ inline Four GatherReplica(const Source* sources, int first, int end, 
 
 // The sum over replicas along the balanced binary tree over the replica index: a stack machine, whose program
 // (ends_replica, merges) the host wrote. 32 levels hold any 32-bit index.
-__device__ __noinline__ inline Four GatherReplicas(const Source* sources, int end, const Extent& extent,
-                                                   int64_t element, int count) {
+__device__ __noinline__ inline Four GatherReplicas(const Source* sources, int end,
+                                                   const Extent& extent, int64_t element,
+                                                   int count) {
   Four stack[32];
   int depth = 0, first = 0;
   auto merge = [&] {
@@ -165,14 +169,16 @@ __device__ __noinline__ inline Four GatherReplicas(const Source* sources, int en
 
 __device__ inline Four Gather(const Source* sources, SourceRange range, const Extent& extent,
                               int64_t element, int count) {
-  if (range.replicas > 1) return GatherReplicas(sources + range.first, range.count, extent, element, count);
+  if (range.replicas > 1)
+    return GatherReplicas(sources + range.first, range.count, extent, element, count);
   return GatherReplica(sources, range.first, range.first + range.count, extent, element, count);
 }
 
 // Reads a tile's gradient or parameter: through one pointer when a single aligned flat source holds the whole tile.
 class TileReader {
  public:
-  __device__ TileReader(const Source* sources, SourceRange range, const Extent& extent, int64_t tile_begin)
+  __device__ TileReader(const Source* sources, SourceRange range, const Extent& extent,
+                        int64_t tile_begin)
       : sources_(sources), range_(range), extent_(extent) {
     if (range.replicas > 1 || tile_begin + kTileElements > extent.elements) return;
     for (int i = range.first; i < range.first + range.count; ++i) {
@@ -194,16 +200,48 @@ class TileReader {
     if constexpr (kWhole) {
       ReadMany<U>(whole_, first, stride, dtype_, out);
     } else {
+      Spot at[U];  // all places first, so that the loads do not wait for one another
+#pragma unroll
+      for (int u = 0; u < U; ++u) {
+        const int64_t element = first + int64_t{u} * stride;
+        if (!LocateWhole(element, &at[u])) at[u] = {};
+      }
 #pragma unroll
       for (int u = 0; u < U; ++u) {
         const int64_t element = first + int64_t{u} * stride;
         const int64_t left = extent_.elements - element;
-        out[u] = left <= 0 ? Four{} : Gather(sources_, range_, extent_, element, left < kVector ? int(left) : kVector);
+        if (at[u].data != nullptr) {
+          out[u] = ReadFour(at[u].data, at[u].index, at[u].dtype);
+        } else {
+          out[u] = left <= 0 ? Four{}
+                             : Gather(sources_, range_, extent_, element,
+                                      left < kVector ? int(left) : kVector);
+        }
       }
     }
   }
 
  private:
+  struct Spot {
+    const char* data;
+    int64_t index;
+    DType dtype;
+  };
+
+  // Where a group of four lies, when one aligned source holds it.
+  __device__ bool LocateWhole(int64_t element, Spot* at) const {
+    if (range_.replicas > 1 || element + kVector > extent_.elements) return false;
+    const Place place = PlaceOf(element, extent_);
+    if (place.col + kVector > extent_.cols && extent_.cols % kVector != 0) return false;
+    for (int i = range_.first; i < range_.first + range_.count; ++i) {
+      const Source& source = sources_[i];
+      if (!source.aligned || !Contains(source, element, place, kVector)) continue;
+      *at = {source.data, IndexIn(source, element, place), source.dtype};
+      return true;
+    }
+    return false;
+  }
+
   const Source* sources_;
   SourceRange range_;
   const Extent& extent_;
@@ -219,7 +257,8 @@ __device__ inline Four ReadPlaneSlowly(const Plane& plane, const Extent& extent,
   if (left <= 0) return out;
   const Place place = PlaceOf(element, extent);
   if (plane.aligned && left >= kVector) {
-    return ReadFour(plane.data, plane.is_flat ? element : place.row * plane.ld + place.col, plane.dtype);
+    return ReadFour(plane.data, plane.is_flat ? element : place.row * plane.ld + place.col,
+                    plane.dtype);
   }
   for (int j = 0; j < kVector && j < left; ++j) {
     const Place at = PlaceOf(element + j, extent);
@@ -230,16 +269,19 @@ __device__ inline Four ReadPlaneSlowly(const Plane& plane, const Extent& extent,
 
 // kWhole: the tile is full and the plane is whole.
 template <bool kWhole, int U>
-__device__ inline void ReadPlane(const Plane& plane, const Extent& extent, int64_t first, int stride, Four (&out)[U]) {
+__device__ inline void ReadPlane(const Plane& plane, const Extent& extent, int64_t first,
+                                 int stride, Four (&out)[U]) {
   if constexpr (kWhole) {
     ReadMany<U>(plane.data, first, stride, plane.dtype, out);
   } else {
 #pragma unroll
-    for (int u = 0; u < U; ++u) out[u] = ReadPlaneSlowly(plane, extent, first + int64_t{u} * stride);
+    for (int u = 0; u < U; ++u)
+      out[u] = ReadPlaneSlowly(plane, extent, first + int64_t{u} * stride);
   }
 }
 
-__device__ inline void WritePlaneSlowly(const Plane& plane, const Extent& extent, int64_t element, const Four& value) {
+__device__ inline void WritePlaneSlowly(const Plane& plane, const Extent& extent, int64_t element,
+                                        const Four& value) {
   const int64_t left = extent.elements - element;
   if (left <= 0) return;
   if (plane.aligned && left >= kVector) {
@@ -257,7 +299,8 @@ __device__ inline void WritePlaneSlowly(const Plane& plane, const Extent& extent
 }
 
 template <bool kWhole>
-__device__ inline void WritePlane(const Plane& plane, const Extent& extent, int64_t element, const Four& value) {
+__device__ inline void WritePlane(const Plane& plane, const Extent& extent, int64_t element,
+                                  const Four& value) {
   if constexpr (kWhole) {
     WriteFour(plane.data, element, plane.dtype, value);
   } else {
@@ -267,7 +310,8 @@ __device__ inline void WritePlane(const Plane& plane, const Extent& extent, int6
 
 // Dense fp32 state as a plane.
 __device__ inline Plane StatePlane(const float* state, bool aligned, const Extent& extent) {
-  return {reinterpret_cast<char*>(const_cast<float*>(state)), extent.cols, DType::kFloat32, true, aligned};
+  return {reinterpret_cast<char*>(const_cast<float*>(state)), extent.cols, DType::kFloat32, true,
+          aligned};
 }
 
 // Where a CTA's tile lies.
@@ -305,7 +349,8 @@ __device__ inline double BlockSum(double value, double* shared) {
   __syncthreads();
   if (threadIdx.x < 32) {
     value = threadIdx.x < kThreads / 32 ? shared[threadIdx.x] : 0;
-    for (int offset = kThreads / 64; offset > 0; offset /= 2) value += __shfl_down_sync(~0u, value, offset);
+    for (int offset = kThreads / 64; offset > 0; offset /= 2)
+      value += __shfl_down_sync(~0u, value, offset);
   }
   __syncthreads();
   return value;
@@ -322,17 +367,23 @@ __device__ inline uint32_t BlockMaximumBits(uint32_t value, uint32_t* shared) {
   return value;
 }
 
-// True in every thread of the CTA that finishes the last of `tiles` tiles; everything that the other CTAs wrote
-// before is then visible. Leaves the counter at zero.
+// True, in every thread, for the CTA that finishes the last of `tiles` tiles; the counter is zero again then. What thread 0
+// wrote before, and others before the CTA's last barrier, is in L2 then: read it by __ldcg. A release, and no __threadfence:
+// that would throw away the L1 of all CTAs of the multiprocessor each time.
 __device__ inline bool FinishesLast(uint32_t* tiles_done, int tiles, bool* shared) {
-  __threadfence();
-  __syncthreads();
   if (threadIdx.x == 0) {
-    *shared = atomicAdd(tiles_done, 1u) + 1 == static_cast<uint32_t>(tiles);
-    if (*shared) *tiles_done = 0;
+    uint32_t done;
+    asm volatile("atom.add.release.gpu.global.u32 %0, [%1], 1;"
+                 : "=r"(done)
+                 : "l"(tiles_done)
+                 : "memory");
+    *shared = done + 1 == static_cast<uint32_t>(tiles);
+    if (*shared) {
+      *tiles_done = 0;
+      __threadfence();
+    }
   }
   __syncthreads();
-  __threadfence();
   return *shared;
 }
 

@@ -12,8 +12,8 @@ namespace {
 
 using elementwise::DiagonalItem;
 using elementwise::DiagonalPhase;
-using elementwise::FactorItem;
 using elementwise::ExtentOf;
+using elementwise::FactorItem;
 using elementwise::Launch;
 using elementwise::ListBuilder;
 using elementwise::MirrorItem;
@@ -37,7 +37,9 @@ cudaDataType_t TypeOf(DType dtype) {
   __builtin_unreachable();
 }
 
-int64_t Depth(const Product& product) { return product.a_transposed ? product.a.rows : product.a.cols; }
+int64_t Depth(const Product& product) {
+  return product.a_transposed ? product.a.rows : product.a.cols;
+}
 
 // The largest power of two, up to 256, that divides every address the library will see of this operand.
 int AlignmentOf(const Matrix& matrix) {
@@ -46,7 +48,9 @@ int AlignmentOf(const Matrix& matrix) {
   return static_cast<int>(bits & (~bits + 1));
 }
 
-bool HasDiagonal(const Product& product) { return product.diagonal != 0 || product.d2.data != nullptr; }
+bool HasDiagonal(const Product& product) {
+  return product.diagonal != 0 || product.d2.data != nullptr;
+}
 
 absl::Status Check(const Product& p) {
   const int64_t m = p.a_transposed ? p.a.cols : p.a.rows, k = Depth(p);
@@ -55,55 +59,15 @@ absl::Status Check(const Product& p) {
   auto same = [](const Matrix& a, const Matrix& b) {
     return a.rows == b.rows && a.cols == b.cols && a.dtype == b.dtype;
   };
-  if (k != k2 || p.d.rows != m || p.d.cols != n || p.a.dtype != p.b.dtype || (c && !same(p.c, p.d)) ||
-      (d2 && !same(p.d2, p.d)) || ((p.symmetric || HasDiagonal(p)) && m != n)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "product of %d x %d and %d x %d into %d x %d (c %d x %d, d2 %d x %d): shapes or dtypes do not fit", m, k, k2, n,
-        p.d.rows, p.d.cols, p.c.rows, p.c.cols, p.d2.rows, p.d2.cols));
+  if (k != k2 || p.d.rows != m || p.d.cols != n || p.a.dtype != p.b.dtype ||
+      (c && !same(p.c, p.d)) || (d2 && !same(p.d2, p.d)) ||
+      ((p.symmetric || HasDiagonal(p)) && m != n)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("product of %d x %d and %d x %d into %d x %d (c %d x %d, d2 %d x %d): "
+                        "shapes or dtypes do not fit",
+                        m, k, k2, n, p.d.rows, p.d.cols, p.c.rows, p.c.cols, p.d2.rows, p.d2.cols));
   }
   return absl::OkStatus();
-}
-
-// Whether `b` can follow `a` in a strided batch, but for the distances.
-bool SameForm(const Product& a, const Product& b) {
-  auto same = [](const Matrix& x, const Matrix& y) {
-    return x.rows == y.rows && x.cols == y.cols && x.ld == y.ld && x.dtype == y.dtype &&
-           (x.data == nullptr) == (y.data == nullptr);
-  };
-  return same(a.d, b.d) && same(a.a, b.a) && same(a.b, b.b) && same(a.c, b.c) && a.a_transposed == b.a_transposed &&
-         a.b_transposed == b.b_transposed && a.alpha == b.alpha && a.beta == b.beta &&
-         a.alpha_divisor == nullptr && b.alpha_divisor == nullptr;
-}
-
-int64_t Distance(const Matrix& from, const Matrix& to) {
-  if (from.data == nullptr) return 0;
-  return (static_cast<const char*>(to.data) - static_cast<const char*>(from.data)) /
-         static_cast<int64_t>(SizeOf(from.dtype));
-}
-
-// Equal alignment also means whole elements between them: none is below an element's size.
-bool SameAlignment(const Product& x, const Product& y) {
-  return AlignmentOf(x.a) == AlignmentOf(y.a) && AlignmentOf(x.b) == AlignmentOf(y.b) &&
-         AlignmentOf(x.c) == AlignmentOf(y.c) && AlignmentOf(x.d) == AlignmentOf(y.d);
-}
-
-struct Distances {
-  int64_t a, b, c, d;
-  bool operator==(const Distances&) const = default;
-};
-Distances Between(const Product& x, const Product& y) {
-  return {Distance(x.a, y.a), Distance(x.b, y.b), Distance(x.c, y.c), Distance(x.d, y.d)};
-}
-
-// How many products from `first` on form one strided batch.
-size_t BatchFrom(absl::Span<const Product> products, size_t first) {
-  size_t end = first + 1;
-  while (end < products.size() && SameForm(products[first], products[end]) &&
-         SameAlignment(products[first], products[end]) &&
-         Between(products[end - 1], products[end]) == Between(products[first], products[first + 1])) {
-    ++end;
-  }
-  return end - first;
 }
 
 }  // namespace
@@ -141,13 +105,20 @@ absl::Status LibraryProducts::Start() {
   return CublasStatus(*library_, library_->create(&handle_), "creating a handle");
 }
 
-absl::StatusOr<const LibraryProducts::Plan*> LibraryProducts::PlanFor(const Product& p, int batch) {
+absl::StatusOr<const LibraryProducts::Plan*> LibraryProducts::PlanFor(const Product& p) {
   const Matrix& c = p.c.data != nullptr ? p.c : p.d;
-  const Key shape{p.d.rows, p.d.cols, Depth(p), p.a.ld, p.b.ld, c.ld, p.d.ld,
-                  p.a_transposed + 2 * p.b_transposed + 4 * (p.c.data != nullptr),
-                  static_cast<int>(p.a.dtype) * 16 + static_cast<int>(p.d.dtype),
-                  AlignmentOf(p.a) * 1024 + AlignmentOf(p.b), AlignmentOf(c) * 1024 + AlignmentOf(p.d)};
-  std::unique_ptr<Plan>& plan = plans_[{shape, batch}];
+  const Key key{p.d.rows,
+                p.d.cols,
+                Depth(p),
+                p.a.ld,
+                p.b.ld,
+                c.ld,
+                p.d.ld,
+                p.a_transposed + 2 * p.b_transposed + 4 * (p.c.data != nullptr),
+                static_cast<int>(p.a.dtype) * 16 + static_cast<int>(p.d.dtype),
+                AlignmentOf(p.a) * 1024 + AlignmentOf(p.b),
+                AlignmentOf(c) * 1024 + AlignmentOf(p.d)};
+  std::unique_ptr<Plan>& plan = plans_[key];
   if (plan != nullptr) return plan.get();
   auto made = std::make_unique<Plan>(*library_);
   cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
@@ -171,49 +142,42 @@ absl::StatusOr<const LibraryProducts::Plan*> LibraryProducts::PlanFor(const Prod
   layout(&made->b, p.a);
   layout(&made->c, c);
   layout(&made->d, p.d);
-  if (batch == 1) {
-    cublasLtMatmulPreference_t preference = nullptr;
-    check(library_->preference_create(&preference));
-    auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-      if (status == CUBLAS_STATUS_SUCCESS) {
-        check(library_->preference_set(preference, attribute, &value, sizeof(value)));
-      }
-    };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{0});
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(AlignmentOf(p.b)));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(AlignmentOf(p.a)));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(AlignmentOf(c)));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(AlignmentOf(p.d)));
-    cublasLtMatmulHeuristicResult_t found = {};
-    int count = 0;
+  cublasLtMatmulPreference_t preference = nullptr;
+  check(library_->preference_create(&preference));
+  auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
     if (status == CUBLAS_STATUS_SUCCESS) {
-      check(library_->heuristic(handle_, made->desc, made->a, made->b, made->c, made->d, preference, 1, &found, &count));
+      check(library_->preference_set(preference, attribute, &value, sizeof(value)));
     }
-    if (status == CUBLAS_STATUS_SUCCESS && count == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
-    made->algorithm = found.algo;
-    if (preference != nullptr) (void)library_->preference_destroy(preference);
-  } else {
-    absl::StatusOr<const Plan*> single = PlanFor(p, 1);
-    if (!single.ok()) return single.status();
-    made->algorithm = (*single)->algorithm;
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{0});
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(AlignmentOf(p.b)));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(AlignmentOf(p.a)));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(AlignmentOf(c)));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(AlignmentOf(p.d)));
+  cublasLtMatmulHeuristicResult_t found = {};
+  int count = 0;
+  if (status == CUBLAS_STATUS_SUCCESS) {
+    check(library_->heuristic(handle_, made->desc, made->a, made->b, made->c, made->d, preference,
+                              1, &found, &count));
   }
+  if (status == CUBLAS_STATUS_SUCCESS && count == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
+  made->algorithm = found.algo;
+  if (preference != nullptr) (void)library_->preference_destroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS) {
     return CublasStatus(*library_, status,
                         absl::StrFormat("a product of %d x %d x %d", p.d.rows, p.d.cols, Depth(p)));
   }
-  std::unique_ptr<Plan>& place = plans_[{shape, batch}];
-  place = std::move(made);
-  return place.get();
+  plan = std::move(made);
+  return plan.get();
 }
 
-absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Product> products, Scratch* scratch) {
+absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Product> products,
+                                      Scratch* scratch) {
   struct Call {
     const Plan* plan;
     const void *a, *b, *c;
     void* d;
-    int factor, batch;
-    Distances distances;
   };
   struct Work {
     std::vector<FactorItem> factors;
@@ -230,7 +194,8 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
     size_t end = first, used = 0;
     while (end < products.size()) {
       if (absl::Status status = Check(products[end]); !status.ok()) return status;
-      const size_t more = 2 + (HasDiagonal(products[end]) ? static_cast<size_t>(products[end].d.rows) : 0);
+      const size_t more =
+          2 + (HasDiagonal(products[end]) ? static_cast<size_t>(products[end].d.rows) : 0);
       if (end > first && used + more > kScratchFloats) break;
       used += more;
       ++end;
@@ -241,14 +206,17 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
     ListBuilder<ScatterItem> copies;
     for (int i = 0; i < count; ++i) {
       const Product& p = part[i];
-      work->factors.push_back({p.alpha_divisor, p.alpha, p.c.data != nullptr ? p.beta : 0, p.divisor_floor,
-                               p.divisor_power});
+      work->factors.push_back({p.alpha_divisor, p.alpha, p.c.data != nullptr ? p.beta : 0,
+                               p.divisor_floor, p.divisor_power});
       if (p.symmetric) {
         work->mirrors.push_back({static_cast<char*>(p.d.data), p.d.rows, p.d.ld,
-                                 static_cast<int32_t>(SizeOf(p.d.dtype)), static_cast<char*>(p.d2.data), p.d2.ld, 0});
+                                 static_cast<int32_t>(SizeOf(p.d.dtype)),
+                                 static_cast<char*>(p.d2.data), p.d2.ld, 0});
       } else if (p.d2.data != nullptr) {
         const ScatterItem copy = {ExtentOf(p.d.rows, p.d.cols), PlaneOf(p.d), PlaneOf(p.d2)};
-        if (absl::Status status = copies.Add(copy, TilesOf(copy.extent.elements), {}, {}); !status.ok()) return status;
+        if (absl::Status status = copies.Add(copy, TilesOf(copy.extent.elements), {}, {});
+            !status.ok())
+          return status;
       }
       if (!HasDiagonal(p)) continue;
       work->diagonals.push_back({.a = static_cast<const char*>(p.a.data),
@@ -276,53 +244,42 @@ absl::Status LibraryProducts::Enqueue(CudaStream& stream, absl::Span<const Produ
       next_sums += p.d.rows;
     }
     work->copies = copies.Take();
-    for (size_t i = 0; i < part.size();) {
-      const Product& p = part[i];
-      const size_t batch = BatchFrom(part, i);
+    for (const Product& p : part) {
       absl::MutexLock lock(&mutex_);
       if (absl::Status status = Start(); !status.ok()) return status;
-      absl::StatusOr<const Plan*> plan = PlanFor(p, static_cast<int>(batch));
+      absl::StatusOr<const Plan*> plan = PlanFor(p);
       if (!plan.ok()) return plan.status();
-      work->calls.push_back({*plan, p.b.data, p.a.data, p.c.data != nullptr ? p.c.data : p.d.data, p.d.data,
-                             static_cast<int>(i), static_cast<int>(batch),
-                             batch > 1 ? Between(p, part[i + 1]) : Distances{}});
-      i += batch;
+      work->calls.push_back(
+          {*plan, p.b.data, p.a.data, p.c.data != nullptr ? p.c.data : p.d.data, p.d.data});
     }
-    stream.Enqueue("library products", [this, work = std::move(work), floats, count](cudaStream_t s) {
-      cudaError_t error = elementwise::LaunchFactors(s, work->factors.data(), count, floats);
-      auto diagonals = [&](DiagonalPhase phase) {
-        return elementwise::LaunchDiagonals(s, work->diagonals.data(), static_cast<int>(work->diagonals.size()), phase);
-      };
-      if (error == cudaSuccess) error = diagonals(DiagonalPhase::kSum);
-      if (error != cudaSuccess) return error;
-      absl::MutexLock lock(&mutex_);
-      for (const Call& call : work->calls) {
-        const Plan& plan = *call.plan;
-        cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
-        if (call.batch > 1) {
-          auto stride = [&](cublasLtMatrixLayout_t layout, int64_t distance) {
-            const int32_t batch = call.batch;
-            (void)library_->layout_set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof(batch));
-            (void)library_->layout_set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &distance, sizeof(distance));
+    stream.Enqueue(
+        "library products", [this, work = std::move(work), floats, count](cudaStream_t s) {
+          cudaError_t error = elementwise::LaunchFactors(s, work->factors.data(), count, floats);
+          auto diagonals = [&](DiagonalPhase phase) {
+            return elementwise::LaunchDiagonals(s, work->diagonals.data(),
+                                                static_cast<int>(work->diagonals.size()), phase);
           };
-          stride(plan.a, call.distances.b);
-          stride(plan.b, call.distances.a);
-          stride(plan.c, call.c == call.d ? call.distances.d : call.distances.c);
-          stride(plan.d, call.distances.d);
-        }
-        status = library_->matmul(handle_, plan.desc, floats + call.factor, call.a, plan.a, call.b, plan.b,
-                                  floats + count + call.factor, call.c, plan.c, call.d, plan.d, &plan.algorithm, nullptr,
-                                  0, s);
-        if (status != CUBLAS_STATUS_SUCCESS) return cudaErrorNotSupported;
-      }
-      error = elementwise::LaunchMirror(s, work->mirrors.data(), static_cast<int>(work->mirrors.size()));
-      for (const Launch& copy : work->copies) {
-        if (error != cudaSuccess) return error;
-        error = elementwise::WithList(
-            copy, [&](const auto& list) { return elementwise::LaunchScatter(s, list, copy.tiles); });
-      }
-      return error == cudaSuccess ? diagonals(DiagonalPhase::kPlace) : error;
-    });
+          if (error == cudaSuccess) error = diagonals(DiagonalPhase::kSum);
+          if (error != cudaSuccess) return error;
+          absl::MutexLock lock(&mutex_);
+          for (int i = 0; i < count; ++i) {
+            const Call& call = work->calls[i];
+            const Plan& plan = *call.plan;
+            const cublasStatus_t status = library_->matmul(
+                handle_, plan.desc, floats + i, call.a, plan.a, call.b, plan.b, floats + count + i,
+                call.c, plan.c, call.d, plan.d, &plan.algorithm, nullptr, 0, s);
+            if (status != CUBLAS_STATUS_SUCCESS) return cudaErrorNotSupported;
+          }
+          error = elementwise::LaunchMirror(s, work->mirrors.data(),
+                                            static_cast<int>(work->mirrors.size()));
+          for (const Launch& copy : work->copies) {
+            if (error != cudaSuccess) return error;
+            error = elementwise::WithList(copy, [&](const auto& list) {
+              return elementwise::LaunchScatter(s, list, copy.tiles);
+            });
+          }
+          return error == cudaSuccess ? diagonals(DiagonalPhase::kPlace) : error;
+        });
     first = end;
   }
   return absl::OkStatus();

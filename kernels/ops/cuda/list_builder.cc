@@ -14,7 +14,9 @@ bool Aligned(const void* data, DType dtype) {
 }
 
 // The level at which two leaves of the replica tree meet.
-int MeetingLevel(int32_t a, int32_t b) { return std::bit_width(static_cast<uint32_t>(a) ^ static_cast<uint32_t>(b)); }
+int MeetingLevel(int32_t a, int32_t b) {
+  return std::bit_width(static_cast<uint32_t>(a) ^ static_cast<uint32_t>(b));
+}
 
 bool Touches(const Source& source, const Extent& extent, int64_t begin, int64_t end) {
   if (source.is_flat) return source.flat.begin < end && source.flat.end > begin;
@@ -24,7 +26,9 @@ bool Touches(const Source& source, const Extent& extent, int64_t begin, int64_t 
 
 }  // namespace
 
-int TilesOf(int64_t elements) { return static_cast<int>((elements + kTileElements - 1) / kTileElements); }
+int TilesOf(int64_t elements, int64_t tile_elements) {
+  return static_cast<int>((elements + tile_elements - 1) / tile_elements);
+}
 
 Extent ExtentOf(int64_t rows, int64_t cols) { return {rows * cols, cols, 0, 0, false}; }
 
@@ -32,19 +36,22 @@ Plane PlaneOf(const Matrix& matrix) {
   const bool flat = matrix.ld == matrix.cols || matrix.rows == 1;
   const bool aligned = Aligned(matrix.data, matrix.dtype) &&
                        (flat || (matrix.cols % kVector == 0 && matrix.ld % kVector == 0));
-  return {static_cast<char*>(matrix.data), flat ? matrix.cols : matrix.ld, matrix.dtype, flat, aligned};
+  return {static_cast<char*>(matrix.data), flat ? matrix.cols : matrix.ld, matrix.dtype, flat,
+          aligned};
 }
 
-absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks, int64_t rows, int64_t cols) {
+absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks, int64_t rows,
+                                                  int64_t cols) {
   std::vector<SourceSpec> specs;
   specs.reserve(blocks.size());
   for (const Block& block : blocks) {
     if (block.rows == 0 || block.cols == 0) continue;
-    if (block.row < 0 || block.col < 0 || block.rows < 0 || block.cols < 0 || block.row > rows - block.rows ||
-        block.col > cols - block.cols || rows > INT32_MAX || cols > INT32_MAX || block.replica < 0) {
+    if (block.row < 0 || block.col < 0 || block.rows < 0 || block.cols < 0 ||
+        block.row > rows - block.rows || block.col > cols - block.cols || rows > INT32_MAX ||
+        cols > INT32_MAX || block.replica < 0) {
       return absl::InvalidArgumentError(
-          absl::StrFormat("block of %d x %d at (%d, %d), replica %d, of a %d x %d matrix", block.rows, block.cols,
-                          block.row, block.col, block.replica, rows, cols));
+          absl::StrFormat("block of %d x %d at (%d, %d), replica %d, of a %d x %d matrix",
+                          block.rows, block.cols, block.row, block.col, block.replica, rows, cols));
     }
     SourceSpec spec = {};
     Source& source = spec.source;
@@ -55,8 +62,9 @@ absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks
     if (source.is_flat) {
       source.flat.begin = block.row * cols;
       source.flat.end = (block.row + block.rows) * cols;
-      source.data = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(block.data) -
-                                                  static_cast<uintptr_t>(source.flat.begin * element_bytes));
+      source.data =
+          reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(block.data) -
+                                        static_cast<uintptr_t>(source.flat.begin * element_bytes));
       source.aligned = Aligned(source.data, block.dtype);
     } else {
       source.rect = {static_cast<int32_t>(block.row), static_cast<int32_t>(block.col),
@@ -64,8 +72,8 @@ absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks
       source.data = static_cast<const char*>(block.data);
       source.ld = block.ld;
       // A group starts at a column that is a multiple of four when the matrix has whole groups in a row.
-      source.aligned = Aligned(block.data, block.dtype) && cols % kVector == 0 && block.col % kVector == 0 &&
-                       block.ld % kVector == 0;
+      source.aligned = Aligned(block.data, block.dtype) && cols % kVector == 0 &&
+                       block.col % kVector == 0 && block.ld % kVector == 0;
     }
     specs.push_back(spec);
   }
@@ -74,10 +82,11 @@ absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks
   return specs;
 }
 
-std::vector<Source> Overlapping(absl::Span<const SourceSpec> sources, const Extent& extent, int first_tile, int end_tile,
+std::vector<Source> Overlapping(absl::Span<const SourceSpec> sources, const Extent& extent,
+                                int first_tile, int end_tile, int64_t tile_elements,
                                 uint16_t* replicas) {
-  const int64_t begin = int64_t{first_tile} * kTileElements;
-  const int64_t end = std::min(extent.elements, int64_t{end_tile} * kTileElements);
+  const int64_t begin = first_tile * tile_elements;
+  const int64_t end = std::min(extent.elements, end_tile * tile_elements);
   std::vector<Source> found;
   std::vector<int> levels;  // of each pair of neighbours on the kernel's stack
   int32_t replica = -1;

@@ -22,14 +22,16 @@ struct SourceSpec {
   int32_t replica;
 };
 
-int TilesOf(int64_t elements);
+int TilesOf(int64_t elements, int64_t tile_elements = kTileElements);
 Extent ExtentOf(int64_t rows, int64_t cols);
 Plane PlaneOf(const Matrix& matrix);
 // Sorted by replica. INVALID_ARGUMENT when a block leaves the matrix or is larger than 2^31 rows or columns.
-absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks, int64_t rows, int64_t cols);
+absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks, int64_t rows,
+                                                  int64_t cols);
 // Those that touch the elements of tiles [first, end), with the replica tree's program written into them.
 // RESOURCE_EXHAUSTED with the numbers when they are more than one launch can hold.
-std::vector<Source> Overlapping(absl::Span<const SourceSpec> sources, const Extent& extent, int first_tile, int end_tile,
+std::vector<Source> Overlapping(absl::Span<const SourceSpec> sources, const Extent& extent,
+                                int first_tile, int end_tile, int64_t tile_elements,
                                 uint16_t* replicas);
 
 // One launch.
@@ -42,31 +44,37 @@ struct Launch {
 template <class Item>
 class ListBuilder {
  public:
+  explicit ListBuilder(int64_t tile_elements = kTileElements) : tile_elements_(tile_elements) {}
+
   // Adds all tiles of `item`; `ranges` says where its sources go: one SourceRange member for each of `sources`.
   absl::Status Add(const Item& item, int tiles, absl::Span<const std::vector<SourceSpec>> sources,
-                   absl::Span<SourceRange Item::* const> ranges) {
+                   absl::Span<SourceRange Item::*const> ranges) {
     tiles_ = tiles;
     return AddTiles(item, 0, tiles, sources, ranges);
   }
   std::vector<Launch> Take() { return std::move(launches_); }
 
  private:
-  absl::Status AddTiles(const Item& item, int first, int end, absl::Span<const std::vector<SourceSpec>> sources,
-                        absl::Span<SourceRange Item::* const> ranges) {
+  absl::Status AddTiles(const Item& item, int first, int end,
+                        absl::Span<const std::vector<SourceSpec>> sources,
+                        absl::Span<SourceRange Item::*const> ranges) {
     if (first == end) return absl::OkStatus();
     Item piece = item;
     std::vector<Source> all;
     for (size_t i = 0; i < sources.size(); ++i) {
       uint16_t replicas = 1;
-      const std::vector<Source> some = Overlapping(sources[i], item.extent, first, end, &replicas);
+      const std::vector<Source> some =
+          Overlapping(sources[i], item.extent, first, end, tile_elements_, &replicas);
       piece.*ranges[i] = {static_cast<uint16_t>(all.size()),
-                          static_cast<uint16_t>(std::min<size_t>(some.size(), UINT16_MAX)), replicas};
+                          static_cast<uint16_t>(std::min<size_t>(some.size(), UINT16_MAX)),
+                          replicas};
       all.insert(all.end(), some.begin(), some.end());
     }
     if (all.size() > kMaxSources) {
       if (end - first == 1) {
-        return absl::ResourceExhaustedError("one tile of 8192 elements has " + std::to_string(all.size()) +
-                                            " source blocks, " + std::to_string(kMaxSources) + " is the limit");
+        return absl::ResourceExhaustedError("one tile of 8192 elements has " +
+                                            std::to_string(all.size()) + " source blocks, " +
+                                            std::to_string(kMaxSources) + " is the limit");
       }
       const int middle = first + (end - first) / 2;
       absl::Status status = AddTiles(item, first, middle, sources, ranges);
@@ -81,7 +89,8 @@ class ListBuilder {
     piece.extent.first_tile = first;
     piece.extent.launch_tile = launch.tiles;
     piece.extent.is_piece = end - first != tiles_;
-    for (SourceRange Item::* range : ranges) (piece.*range).first += static_cast<uint16_t>(launch.sources.size());
+    for (SourceRange Item::*range : ranges)
+      (piece.*range).first += static_cast<uint16_t>(launch.sources.size());
     const size_t at = launch.items.size();
     launch.items.resize(at + sizeof(Item));
     std::memcpy(launch.items.data() + at, &piece, sizeof(Item));
@@ -91,8 +100,11 @@ class ListBuilder {
     return absl::OkStatus();
   }
 
-  static size_t Bytes(const Launch& launch) { return launch.items.size() + launch.sources.size() * sizeof(Source); }
+  static size_t Bytes(const Launch& launch) {
+    return launch.items.size() + launch.sources.size() * sizeof(Source);
+  }
 
+  int64_t tile_elements_;
   std::vector<Launch> launches_;
   int tiles_ = 0;  // of the item being added
 };
@@ -104,7 +116,8 @@ auto WithList(const Launch& launch, Run run) {
     list.items = launch.count;
     list.sources_at = static_cast<int32_t>(launch.items.size());
     std::memcpy(list.data, launch.items.data(), launch.items.size());
-    std::memcpy(list.data + launch.items.size(), launch.sources.data(), launch.sources.size() * sizeof(Source));
+    std::memcpy(list.data + launch.items.size(), launch.sources.data(),
+                launch.sources.size() * sizeof(Source));
   };
   if (launch.items.size() + launch.sources.size() * sizeof(Source) <= kSmallListBytes) {
     List<kSmallListBytes> list;

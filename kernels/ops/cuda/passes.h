@@ -10,14 +10,15 @@ namespace muond::elementwise {
 
 // Each exists for kSmallListBytes and kLargeListBytes.
 template <int kBytes>
-cudaError_t LaunchMeasure(cudaStream_t stream, const List<kBytes>& list, int tiles, Scratch* scratch);
+cudaError_t LaunchMeasure(cudaStream_t stream, const List<kBytes>& list, int tiles,
+                          Scratch* scratch);
 
 // kSample guesses the powers of two that scale float16 directions; kMain does the pass with them; kCorrect casts the
 // matrices again whose guess was wrong: it looks at flags and ends where there are none. See direction.cu.
 enum class DirectionPhase { kSample, kMain, kCorrect };
 template <int kBytes>
-cudaError_t LaunchDirection(cudaStream_t stream, const List<kBytes>& list, int tiles, Scratch* scratch,
-                            DirectionPhase phase, int multiprocessors);
+cudaError_t LaunchDirection(cudaStream_t stream, const List<kBytes>& list, int tiles,
+                            Scratch* scratch, DirectionPhase phase, int multiprocessors);
 
 template <int kBytes>
 cudaError_t LaunchApply(cudaStream_t stream, const List<kBytes>& list, int tiles);
@@ -57,17 +58,19 @@ cudaError_t LaunchFactors(cudaStream_t stream, const FactorItem* items, int coun
 // then, after the product, d[i,i] = sums[i] + diagonal and d2[i,i] = sums[i] + diagonal2.
 struct DiagonalItem {
   const char *a, *b, *c;
-  char *d, *d2;                    // null: not written
-  int64_t a_row, a_k, b_k, b_col;  // element strides of op(A) along its row and k, of op(B) along k and its column
+  char *d, *d2;  // null: not written
+  int64_t a_row, a_k, b_k,
+      b_col;  // element strides of op(A) along its row and k, of op(B) along k and its column
   int64_t c_ld, d_ld, d2_ld;
   int32_t n, k;
-  const float *alpha, *beta;       // device
+  const float *alpha, *beta;  // device
   float diagonal, diagonal2;
   float* sums;
   DType input, output;
-  int32_t first_block;             // set by the launch
+  int32_t first_block;  // set by the launch
 };
 enum class DiagonalPhase { kSum, kPlace };
-cudaError_t LaunchDiagonals(cudaStream_t stream, const DiagonalItem* items, int count, DiagonalPhase phase);
+cudaError_t LaunchDiagonals(cudaStream_t stream, const DiagonalItem* items, int count,
+                            DiagonalPhase phase);
 
 }  // namespace muond::elementwise

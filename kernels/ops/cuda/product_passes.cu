@@ -15,7 +15,8 @@ struct MirrorList {
 };
 
 template <typename Element>
-__device__ void Mirror(const MirrorItem& item, int64_t block_row, int64_t block_col, uint32_t (*square)[kSquare + 1]) {
+__device__ void Mirror(const MirrorItem& item, int64_t block_row, int64_t block_col,
+                       uint32_t (*square)[kSquare + 1]) {
   Element* const data = reinterpret_cast<Element*>(item.data);
   Element* const second = reinterpret_cast<Element*>(item.second);
   for (int i = threadIdx.y; i < kSquare; i += 8) {
@@ -94,14 +95,17 @@ __device__ void SumDiagonal(const DiagonalItem& item, int64_t row) {
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_down_sync(~0u, sum, offset);
   if (threadIdx.x % 32 != 0) return;
   sum *= *item.alpha;
-  if (item.c != nullptr) sum = fmaf(*item.beta, ReadOne(item.c, row * item.c_ld + row, item.output), sum);
+  if (item.c != nullptr)
+    sum = fmaf(*item.beta, ReadOne(item.c, row * item.c_ld + row, item.output), sum);
   item.sums[row] = sum;
 }
 
 __device__ void PlaceDiagonal(const DiagonalItem& item, int64_t row) {
   if (threadIdx.x % 32 != 0) return;
-  if (item.d != nullptr) WriteOne(item.d, row * item.d_ld + row, item.output, item.sums[row] + item.diagonal);
-  if (item.d2 != nullptr) WriteOne(item.d2, row * item.d2_ld + row, item.output, item.sums[row] + item.diagonal2);
+  if (item.d != nullptr)
+    WriteOne(item.d, row * item.d_ld + row, item.output, item.sums[row] + item.diagonal);
+  if (item.d2 != nullptr)
+    WriteOne(item.d2, row * item.d2_ld + row, item.output, item.sums[row] + item.diagonal2);
 }
 
 __global__ void __launch_bounds__(32 * kWarps)
@@ -114,7 +118,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     count = above ? count - half : half;
   }
   const DiagonalItem& item = list.items[low];
-  const int64_t row = int64_t{static_cast<int>(blockIdx.x) - item.first_block} * kWarps + threadIdx.x / 32;
+  const int64_t row =
+      int64_t{static_cast<int>(blockIdx.x) - item.first_block} * kWarps + threadIdx.x / 32;
   if (row >= item.n) return;
   if (phase == DiagonalPhase::kSum) {
     SumDiagonal(item, row);
@@ -155,7 +160,8 @@ cudaError_t LaunchFactors(cudaStream_t stream, const FactorItem* items, int coun
   return cudaSuccess;
 }
 
-cudaError_t LaunchDiagonals(cudaStream_t stream, const DiagonalItem* items, int count, DiagonalPhase phase) {
+cudaError_t LaunchDiagonals(cudaStream_t stream, const DiagonalItem* items, int count,
+                            DiagonalPhase phase) {
   for (int first = 0; first < count; first += kMaxDiagonals) {
     static thread_local DiagonalList list;
     list.count = count - first < kMaxDiagonals ? count - first : kMaxDiagonals;

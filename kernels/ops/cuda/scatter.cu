@@ -15,13 +15,16 @@ __device__ __forceinline__ void DoTile(const ScatterItem& item, const Tile& tile
     Four x[kGroups];
     ReadPlane<kWhole>(item.from, item.extent, first, kStride, x);
 #pragma unroll
-    for (int i = 0; i < kGroups; ++i) WritePlane<kWhole>(item.to, item.extent, first + i * kStride, x[i]);
+    for (int i = 0; i < kGroups; ++i)
+      WritePlane<kWhole>(item.to, item.extent, first + i * kStride, x[i]);
   }
 }
 
 template <int kBytes>
-__global__ void __launch_bounds__(kThreads) ScatterKernel(const __grid_constant__ List<kBytes> list) {
-  const ScatterItem& item = FindItem(list.template item_array<ScatterItem>(), list.items, blockIdx.x);
+__global__ void __launch_bounds__(kThreads)
+    ScatterKernel(const __grid_constant__ List<kBytes> list) {
+  const ScatterItem& item =
+      FindItem(list.template item_array<ScatterItem>(), list.items, blockIdx.x);
   const Tile tile(item.extent);
   if (tile.full && IsWhole(item.from) && IsWhole(item.to)) {
     DoTile<true>(item, tile);
@@ -42,7 +45,8 @@ struct Bytes {
 };
 
 template <int kBytes>
-__global__ void PutKernel(const __grid_constant__ Bytes<kBytes> bytes, uint64_t* destination, int words) {
+__global__ void PutKernel(const __grid_constant__ Bytes<kBytes> bytes, uint64_t* destination,
+                          int words) {
   for (int i = threadIdx.x; i < words; i += blockDim.x) destination[i] = bytes.words[i];
 }
 
@@ -65,13 +69,15 @@ template <int kBytes>
 static cudaError_t Put(cudaStream_t stream, void* destination, const void* bytes, int size_bytes) {
   Bytes<kBytes> list;
   for (int i = 0; i < size_bytes / 8; ++i) list.words[i] = static_cast<const uint64_t*>(bytes)[i];
-  PutKernel<kBytes><<<1, 256, 0, stream>>>(list, static_cast<uint64_t*>(destination), size_bytes / 8);
+  PutKernel<kBytes>
+      <<<1, 256, 0, stream>>>(list, static_cast<uint64_t*>(destination), size_bytes / 8);
   return cudaGetLastError();
 }
 
 cudaError_t LaunchPut(cudaStream_t stream, void* destination, const void* bytes, int size_bytes) {
   if (size_bytes > kLargeListBytes || size_bytes % 8 != 0) return cudaErrorInvalidValue;
-  if (size_bytes <= kSmallListBytes) return Put<kSmallListBytes>(stream, destination, bytes, size_bytes);
+  if (size_bytes <= kSmallListBytes)
+    return Put<kSmallListBytes>(stream, destination, bytes, size_bytes);
   return Put<kLargeListBytes>(stream, destination, bytes, size_bytes);
 }
 

@@ -15,17 +15,19 @@
 namespace muond::elementwise {
 
 inline constexpr int kThreads = 256;
-inline constexpr int kVector = 4;                                   // elements of one access: 16 bytes of fp32
+inline constexpr int kVector = 4;  // elements of one access: 16 bytes of fp32
 inline constexpr int kVectorsPerThread = 8;
 inline constexpr int kTileElements = kThreads * kVector * kVectorsPerThread;  // 8192
 
-inline constexpr int kSmallListBytes = 3968;   // with the header: below the 4 KiB that launch fastest
+inline constexpr int kSmallListBytes =
+    3968;  // with the header: below the 4 KiB that launch fastest
 inline constexpr int kLargeListBytes = 32512;
-inline constexpr int kMaxSources = 500;        // of one task of one launch; longer lists are cut by tiles
+inline constexpr int kMaxSources = 500;  // of one task of one launch; longer lists are cut by tiles
 
 // Where elements are read from: a flat run of the matrix (full rows, no gaps), or a rectangle of it.
 struct Source {
-  const char* data;  // flat: where element 0 of the matrix would be; rectangle: its own element (0, 0)
+  const char*
+      data;  // flat: where element 0 of the matrix would be; rectangle: its own element (0, 0)
   union {
     struct {
       int64_t begin, end;  // flat element numbers
@@ -37,9 +39,9 @@ struct Source {
   int64_t ld;  // rectangle only
   DType dtype;
   bool is_flat;
-  bool aligned;          // every group of four elements at a multiple of four can be read at once
-  bool ends_replica;     // the last source of its replica
-  uint8_t merges;        // how many sums of the replica tree are complete before this replica joins
+  bool aligned;       // every group of four elements at a multiple of four can be read at once
+  bool ends_replica;  // the last source of its replica
+  uint8_t merges;     // how many sums of the replica tree are complete before this replica joins
 };
 
 // A strided matrix that a tile reads or writes.
@@ -50,6 +52,9 @@ struct Plane {
   bool is_flat;  // ld == cols
   bool aligned;  // groups of four elements lie in one row and can be moved at once
 };
+
+inline constexpr int kMeasureTiles =
+    4;  // of one CTA: its windows meet few addresses of everybody's, so it comes seldom
 
 struct SourceRange {
   uint16_t first, count;
@@ -63,15 +68,24 @@ struct Extent {
   bool is_piece;        // other launches hold the rest of the tensor
 };
 
+// A matrix's scalars as the direction needs them.
+struct DirectionRule {
+  float scale, momentum, rest;
+  int32_t nesterov;
+  double eps;
+};
+
 // Launch scratch: one a stream, zero between launches where it says so.
 inline constexpr int kScratchTasks = 1024;
 inline constexpr int kScratchTiles = 1 << 19;
 inline constexpr int kMeasureWords = BinnedSum::kWindows + 1;
 struct Scratch {
-  uint32_t tiles_done[kScratchTasks];                // zero between launches
-  uint64_t measure[kScratchTasks][kMeasureWords];    // zero between launches: windows, then the non-finite count
-  int32_t exponent[kScratchTasks];                   // guessed power of two that scales a float16 direction
-  int32_t corrected[kScratchTasks];                  // the right one, where the guess was not; else kNoCorrection
+  uint32_t tiles_done[kScratchTasks];  // zero between launches
+  uint64_t measure[kScratchTasks]
+                  [kMeasureWords];    // zero between launches: windows, then the non-finite count
+  DirectionRule rule[kScratchTasks];  // a copy of the scalars: they may lie in host memory
+  int32_t exponent[kScratchTasks];    // guessed power of two that scales a float16 direction
+  int32_t corrected[kScratchTasks];   // the right one, where the guess was not; else kNoCorrection
   double sum[kScratchTiles];
   float maximum[kScratchTiles];
 };
@@ -81,8 +95,8 @@ struct MeasureItem {
   Extent extent;
   SourceRange source;
   bool want_norm;
-  int32_t slot;  // in the scratch
-  int32_t tiles;
+  int32_t slot;       // in the scratch
+  int32_t tiles;      // of kMeasureTiles each, like the extent's
   uint64_t* windows;  // of the result, host-visible
   uint64_t* non_finite;
 };
@@ -136,7 +150,9 @@ struct List {
   __device__ const Item* item_array() const {
     return reinterpret_cast<const Item*>(data);
   }
-  __device__ const Source* source_array() const { return reinterpret_cast<const Source*>(data + sources_at); }
+  __device__ const Source* source_array() const {
+    return reinterpret_cast<const Source*>(data + sources_at);
+  }
 #endif
 };
 

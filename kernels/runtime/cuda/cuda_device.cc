@@ -58,7 +58,8 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(int cuda_ordinal,
   absl::StatusOr<const Driver*> driver = LoadDriver();
   if (!driver.ok()) return driver.status();
   cudaError_t error = cudaSetDevice(cuda_ordinal);
-  if (error == cudaSuccess) error = cudaFree(nullptr);  // makes the context: a broken device fails here
+  if (error == cudaSuccess)
+    error = cudaFree(nullptr);  // makes the context: a broken device fails here
   if (error != cudaSuccess) {
     return CudaStatus(error, absl::StrCat("starting CUDA device ", cuda_ordinal));
   }

@@ -39,7 +39,8 @@ absl::Status CudaStatus(cudaError_t error, absl::string_view what) {
   } else if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver ||
              error == cudaErrorSystemDriverMismatch || error == cudaErrorDevicesUnavailable ||
              error == cudaErrorSystemNotReady || error == cudaErrorInitializationError ||
-             error == cudaErrorCompatNotSupportedOnDevice || error == cudaErrorDeviceUninitialized) {
+             error == cudaErrorCompatNotSupportedOnDevice ||
+             error == cudaErrorDeviceUninitialized) {
     code = absl::StatusCode::kUnavailable;
   } else if (error == cudaErrorInvalidValue || error == cudaErrorInvalidResourceHandle) {
     code = absl::StatusCode::kInvalidArgument;

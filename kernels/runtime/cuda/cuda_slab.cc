@@ -86,8 +86,7 @@ class CudaSlab final : public Slab {
     };
     allow(device_.cuda_ordinal());
     for (int peer : device_.peers()) allow(peer);
-    return ToRuntimeError(
-        driver.set_access(address_, mapped_bytes_, access.data(), access.size()));
+    return ToRuntimeError(driver.set_access(address_, mapped_bytes_, access.data(), access.size()));
   }
 
  private:
@@ -106,8 +105,8 @@ absl::StatusOr<size_t> MappedBytes(CudaDevice& device, size_t size_bytes) {
   device.MakeCurrent();
   const CUmemAllocationProp properties = PropertiesOf(device);
   size_t granularity = 0;
-  const CUresult result = device.driver().mem_granularity(
-      &granularity, &properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+  const CUresult result =
+      device.driver().mem_granularity(&granularity, &properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
   if (result != CUDA_SUCCESS) {
     return device.Report(ToRuntimeError(result), "asking for the slab granularity");
   }
@@ -132,12 +131,14 @@ absl::StatusOr<std::unique_ptr<Slab>> Import(CudaDevice& device, int descriptor,
   if (error != cudaSuccess) {
     const absl::Status status = device.Report(error, "mapping it");
     if (!device.poison().ok()) return status;
-    return absl::InvalidArgumentError(
-        absl::StrFormat("an imported slab is said to have %d bytes, which its memory does not hold: %s", size_bytes,
-                        status.message()));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "an imported slab is said to have %d bytes, which its memory does not hold: %s", size_bytes,
+        status.message()));
   }
   Trailer trailer = {};
-  if (absl::Status status = device.CopyNow(&trailer, slab->trailer(), sizeof(trailer)); !status.ok()) return status;
+  if (absl::Status status = device.CopyNow(&trailer, slab->trailer(), sizeof(trailer));
+      !status.ok())
+    return status;
   if (trailer.magic != kMagic || trailer.size_bytes != size_bytes) {
     return absl::InvalidArgumentError(
         absl::StrFormat("an imported slab is said to have %d bytes, it has %d", size_bytes,
@@ -156,9 +157,9 @@ absl::StatusOr<std::unique_ptr<Slab>> CreateCudaSlab(CudaDevice& device, const s
   cudaError_t error = slab->Create();
   if (error == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
-    return absl::ResourceExhaustedError(absl::StrFormat("slab '%s' needs %d bytes, %d left on device %d (%s)", label,
-                                                        size_bytes, device.free_bytes(), device.info().ordinal,
-                                                        device.info().uuid));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("slab '%s' needs %d bytes, %d left on device %d (%s)", label, size_bytes,
+                        device.free_bytes(), device.info().ordinal, device.info().uuid));
   }
   if (error == cudaSuccess) error = slab->Map();
   if (error == cudaSuccess) error = slab->Export();

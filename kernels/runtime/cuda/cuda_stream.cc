@@ -63,14 +63,15 @@ class StreamImpl final : public CudaStream {
   bool issues_at_once() const override { return !owned_; }
 
   void Host(absl::AnyInvocable<void()> work) override {
-    Enqueue("host function", [work = std::move(work), dropped = dropped_](cudaStream_t stream) mutable {
-      auto call = std::make_unique<HostCall>();
-      call->work = std::move(work);
-      call->dropped = dropped;
-      const cudaError_t error = cudaLaunchHostFunc(stream, RunHostCall, call.get());
-      if (error == cudaSuccess) call.release();
-      return error;
-    });
+    Enqueue("host function",
+            [work = std::move(work), dropped = dropped_](cudaStream_t stream) mutable {
+              auto call = std::make_unique<HostCall>();
+              call->work = std::move(work);
+              call->dropped = dropped;
+              const cudaError_t error = cudaLaunchHostFunc(stream, RunHostCall, call.get());
+              if (error == cudaSuccess) call.release();
+              return error;
+            });
   }
 
   void WaitCell(const Cell* cell, uint64_t at_least) override {

@@ -37,6 +37,7 @@ absl::StatusOr<const Driver*> Load() {
   find("cuMemAddressFree", 10020, &driver.address_free);
   find("cuMemMap", 10020, &driver.mem_map);
   find("cuMemUnmap", 10020, &driver.mem_unmap);
+  find("cuMemGetAddressRange", 3020, &driver.address_range);
   find("cuMemSetAccess", 10020, &driver.set_access);
   find("cuMemExportToShareableHandle", 10020, &driver.export_handle);
   find("cuMemImportFromShareableHandle", 10020, &driver.import_handle);

@@ -17,6 +17,7 @@ struct Driver {
   PFN_cuMemAddressFree_v10020 address_free;
   PFN_cuMemMap_v10020 mem_map;
   PFN_cuMemUnmap_v10020 mem_unmap;
+  PFN_cuMemGetAddressRange_v3020 address_range;
   PFN_cuMemSetAccess_v10020 set_access;
   PFN_cuMemExportToShareableHandle_v10020 export_handle;
   PFN_cuMemImportFromShareableHandle_v10020 import_handle;

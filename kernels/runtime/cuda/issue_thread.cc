@@ -25,7 +25,8 @@ void IssueThread::Add(absl::AnyInvocable<void()> call) {
 void IssueThread::Flush() {
   mutex_.Lock();
   const uint64_t target = added_;
-  auto reached = [this, target]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return issued_ >= target; };
+  auto reached = [this, target]()
+                     ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return issued_ >= target; };
   mutex_.Await(absl::Condition(&reached));
   mutex_.Unlock();
 }
