@@ -19,7 +19,8 @@ install(FILES ${PROJECT_BINARY_DIR}/muondConfigVersion.cmake DESTINATION ${muond
 
 # The wheel: the library without its links (wheels have none), the programs beside it.
 install(FILES $<TARGET_FILE:muond_capi> DESTINATION muond RENAME libmuond.so COMPONENT python EXCLUDE_FROM_ALL)
+install(FILES $<TARGET_FILE:muond_kernels> DESTINATION muond COMPONENT python EXCLUDE_FROM_ALL)
 foreach(program ${muond_programs})
   install(PROGRAMS $<TARGET_FILE:${program}> DESTINATION muond/bin COMPONENT python EXCLUDE_FROM_ALL)
 endforeach()
-add_custom_target(muond_python_package DEPENDS muond_capi ${muond_programs})
+add_custom_target(muond_python_package DEPENDS muond_capi muond_kernels ${muond_programs})
