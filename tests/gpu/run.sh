@@ -5,7 +5,7 @@ set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=${1:-$root/build/cuda}
 failed=0 ran=0 skipped=0
-for test in gpu_backend_test gpu_ops_test gpu_muon_test; do
+for test in gpu_backend_test gpu_ops_test gpu_muon_test products/gpu_grouped_products_test products/gpu_newton_schulz_test; do
   log=$(mktemp)
   timeout 240 "$build/tests/gpu/$test" >"$log" 2>&1
   code=$?
