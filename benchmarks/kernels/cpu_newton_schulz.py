@@ -65,11 +65,13 @@ class Times:
 
 
 def cpu_seconds() -> float:
+    """CPU seconds of this process so far, all threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of one call."""
     wall, cpu = time.perf_counter(), cpu_seconds()
     work()
     return time.perf_counter() - wall, cpu_seconds() - cpu
@@ -85,7 +87,9 @@ class Worker:
         )
 
     def run(self, rows: int, cols: int, algorithm: str) -> tuple[float, float]:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        """Wall and CPU seconds per matrix, one matrix on each device at once."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(f"{rows} {cols} jordan {algorithm}\n")
         self.process.stdin.flush()
         wall, cpu = (float(word) for word in self.process.stdout.readline().split())
@@ -105,20 +109,17 @@ def muond_flop(rows: int, cols: int) -> float:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument(
-        "--worker", required=True, help="path of cpu_newton_schulz_worker"
-    )
+    parser.add_argument("--worker", required=True, help="path of cpu_newton_schulz_worker")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--bf16-rounds", type=int, default=1, help="torch's bf16 path may take minutes"
     )
-    parser.add_argument(
-        "--split", action="store_true", help="the QKV matrix as three 768 x 768"
-    )
+    parser.add_argument("--split", action="store_true", help="the QKV matrix as three 768 x 768")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.cores)
@@ -166,6 +167,7 @@ def main() -> None:
 def print_row(
     name: str, count: int, medians: dict[str, tuple[float, float]], floor: float | None
 ) -> None:
+    """One line: medians in ms, and how many times as long the peers take."""
     cells = [f"{1e3 * wall:.1f} ({1e3 * cpu:.1f})" for wall, cpu in medians.values()]
     ours, fp32, bf16 = (medians[key] for key in ("muond", "torch fp32", "torch bf16"))
     ratio = f"{fp32[0] / ours[0]:.2f} ({fp32[1] / ours[1]:.2f})"
