@@ -129,7 +129,7 @@ def keep_unreduced(ddp: nn.Module) -> None:
         )
 
     # No annotations: DDP compares them with types, and here they are strings.
-    def leave(state, bucket):  # noqa: ANN001, ANN202
+    def leave(state, bucket):  # noqa: ANN001
         future = torch.futures.Future()
         future.set_result(bucket.buffer())
         return future
