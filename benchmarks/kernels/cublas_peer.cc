@@ -63,7 +63,8 @@ double CublasPeer::SustainedRate(DType dtype, int64_t n, double milliseconds) {
                  &one, m[0].data, type, side, m[1].data, type, side, &zero, m[2].data, type, side,
                  CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
   });
-  return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / (ms * 1e-3);
+  return 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) /
+         (ms * 1e-3);
 }
 
 double CublasPeer::DenseNewtonSchulz(int64_t rows, int64_t cols, int steps, double milliseconds) {
@@ -95,9 +96,9 @@ double CublasPeer::DenseNewtonSchulz(int64_t rows, int64_t cols, int steps, doub
   // Both orientations cost the same; wide is timed.
   const double ms = MeanMilliseconds(stream_, milliseconds, [&] {
     for (int i = 0; i < steps; ++i) {
-      product(CUBLAS_OP_T, CUBLAS_OP_N, si, si, li, x, li, x, li, a, si);    // A = X X^T
-      product(CUBLAS_OP_N, CUBLAS_OP_N, si, si, si, a, si, a, si, z, si);    // A A
-      product(CUBLAS_OP_N, CUBLAS_OP_N, li, si, si, x, li, z, si, x2, li);   // Z X
+      product(CUBLAS_OP_T, CUBLAS_OP_N, si, si, li, x, li, x, li, a, si);   // A = X X^T
+      product(CUBLAS_OP_N, CUBLAS_OP_N, si, si, si, a, si, a, si, z, si);   // A A
+      product(CUBLAS_OP_N, CUBLAS_OP_N, li, si, si, x, li, z, si, x2, li);  // Z X
     }
   });
   return ms / batch;

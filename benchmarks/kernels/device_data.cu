@@ -39,7 +39,8 @@ void FillNormal(cudaStream_t stream, const Matrix& m, uint64_t seed) {
   const int blocks = 2048, threads = 256;
   switch (m.dtype) {
     case DType::kFloat16:
-      Fill<<<blocks, threads, 0, stream>>>(static_cast<__half*>(m.data), m.rows, m.cols, m.ld, seed);
+      Fill<<<blocks, threads, 0, stream>>>(static_cast<__half*>(m.data), m.rows, m.cols, m.ld,
+                                           seed);
       return;
     case DType::kBFloat16:
       Fill<<<blocks, threads, 0, stream>>>(static_cast<__nv_bfloat16*>(m.data), m.rows, m.cols,

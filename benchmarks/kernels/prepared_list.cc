@@ -57,8 +57,8 @@ absl::StatusOr<PreparedList> PreparedList::Create(GroupedProducts& products,
     uint64_t bytes = 0;
     size_t end = first;
     while (end < tasks.size()) {
-      const uint64_t more = DirectionBytes(tasks[end].x) +
-                            NewtonSchulzWorkspaceBytes(sizes, tasks.subspan(end, 1));
+      const uint64_t more =
+          DirectionBytes(tasks[end].x) + NewtonSchulzWorkspaceBytes(sizes, tasks.subspan(end, 1));
       if (bytes + more > workspace_bytes) break;
       bytes += more;
       ++end;

@@ -18,30 +18,34 @@ inline constexpr uint32_t kFrameMagic = 0x444e554d;  // "MUND" in memory
 inline constexpr uint8_t kFrameVersion = 1;
 
 enum class FrameType : uint8_t {
-  kHello = 1,    // rank -> daemon, first on a connection: session; step = last step the rank finished
+  kHello = 1,  // rank -> daemon, first on a connection: session; step = last step the rank finished
   kWelcome = 2,  // daemon -> rank: step = newest step with a verdict
   kReady = 3,    // rank -> daemon: gradients of `bucket` for (step, attempt) are in the slab
   kStep = 4,     // rank -> daemon: the sheet of `step` is filled
-  kDone = 5,     // daemon -> rank: parameters of `bucket` for `step` are in the slab (bucket = kAllBuckets: the step is over)
-  kVoid = 6,     // daemon -> rank: `step` changed nothing; value = VoidReason, bucket = the tensor it names or kNone
-  kRefused = 7,  // daemon -> rank: the announcement was not taken; value = RefusedReason; step, epoch = what the daemon expects
-  kPing = 8,     // either way: value = cookie
-  kPong = 9,     // the same cookie
-  kBye = 10,     // rank -> daemon: nothing more comes
+  kDone =
+      5,  // daemon -> rank: parameters of `bucket` for `step` are in the slab (bucket = kAllBuckets: the step is over)
+  kVoid =
+      6,  // daemon -> rank: `step` changed nothing; value = VoidReason, bucket = the tensor it names or kNone
+  kRefused =
+      7,  // daemon -> rank: the announcement was not taken; value = RefusedReason; step, epoch = what the daemon expects
+  kPing = 8,  // either way: value = cookie
+  kPong = 9,  // the same cookie
+  kBye = 10,  // rank -> daemon: nothing more comes
 };
 
 enum class VoidReason : uint64_t {
-  kNonFinite = 1,        // `bucket` holds the index of the first tensor with NaN or Inf
-  kFoundInf = 2,         // the sheet said so (loss scaling)
-  kSheetsDiffer = 3,     // ranks disagree; the text comes by GetStatus and the log, `bucket` holds the field's code
-  kReplicasDiffer = 4,   // reduced replicas have different digests; `bucket` holds the tensor
-  kRankLost = 5,         // a rank died before the verdict
-  kNotWhole = 6,         // present on some holders only
+  kNonFinite = 1,  // `bucket` holds the index of the first tensor with NaN or Inf
+  kFoundInf = 2,   // the sheet said so (loss scaling)
+  kSheetsDiffer =
+      3,  // ranks disagree; the text comes by GetStatus and the log, `bucket` holds the field's code
+  kReplicasDiffer = 4,  // reduced replicas have different digests; `bucket` holds the tensor
+  kRankLost = 5,        // a rank died before the verdict
+  kNotWhole = 6,        // present on some holders only
 };
 enum class RefusedReason : uint64_t {
   kStaleEpoch = 1,
   kStaleIncarnation = 2,
-  kStepGap = 3,        // step > expected
+  kStepGap = 3,  // step > expected
   kUnknownSession = 4,
   kBadBucket = 5,
   kDraining = 6,

@@ -20,7 +20,8 @@
 namespace muond {
 
 struct PageShape {
-  uint32_t ranks = 0, buckets = 0, items = 0, groups = 0, tensors = 0, blocks_max = 0;  // blocks_max: most blocks of one rank
+  uint32_t ranks = 0, buckets = 0, items = 0, groups = 0, tensors = 0,
+           blocks_max = 0;  // blocks_max: most blocks of one rank
 };
 
 inline constexpr uint64_t kPageMagic = 0x314547415044554d;  // "MUDPAGE1"
@@ -51,8 +52,9 @@ struct SheetHeader {
 
 class JobPage {
  public:
-  static absl::StatusOr<uint64_t> SizeBytes(const PageShape& shape);  // INVALID_ARGUMENT beyond the limits
-  JobPage(void* base, const PageShape& shape);                        // base is borrowed, of SizeBytes(shape)
+  static absl::StatusOr<uint64_t> SizeBytes(
+      const PageShape& shape);                  // INVALID_ARGUMENT beyond the limits
+  JobPage(void* base, const PageShape& shape);  // base is borrowed, of SizeBytes(shape)
 
   // Daemon: writes the header over a zeroed page.
   void Format(uint64_t job, uint32_t incarnation);

@@ -20,8 +20,18 @@
 namespace muond {
 
 enum class KeeperVerb : uint32_t {
-  kKeep = 1, kDrop = 2, kGrant = 3, kRevoke = 4, kReady = 5, kStop = 6,
-  kSlab = 7, kEnd = 8, kRankGone = 9, kDrain = 10, kFetch = 11, kDenied = 12,
+  kKeep = 1,
+  kDrop = 2,
+  kGrant = 3,
+  kRevoke = 4,
+  kReady = 5,
+  kStop = 6,
+  kSlab = 7,
+  kEnd = 8,
+  kRankGone = 9,
+  kDrain = 10,
+  kFetch = 11,
+  kDenied = 12,
 };
 
 enum class SlabKind : uint32_t {
@@ -38,13 +48,13 @@ inline constexpr uint32_t kKeeperMagic = 0x4b4e554d;  // "MUNK"
 struct KeeperMessage {
   uint32_t magic = kKeeperMagic;
   KeeperVerb verb = KeeperVerb::kEnd;
-  uint64_t slab = 0;         // minted by the stepper, random, never 0
+  uint64_t slab = 0;  // minted by the stepper, random, never 0
   uint64_t size_bytes = 0;
   uint64_t job = 0;
   uint64_t session = 0;
   SlabKind kind = SlabKind::kCatalog;
   uint32_t rank = 0;
-  uint32_t device = 0;       // ordinal; kHostDevice for host pages
+  uint32_t device = 0;  // ordinal; kHostDevice for host pages
   uint32_t reserved = 0;
   std::array<char, 72> label{};
 };
@@ -60,7 +70,8 @@ std::span<const std::byte> AsBytes(const KeeperMessage& message);
 // where the verb names one, a size of 0 or beyond kSlabBytesMax where it carries one, a label without its end.
 absl::StatusOr<KeeperMessage> DecodeKeeperMessage(std::span<const std::byte> bytes);
 
-bool CarriesDescriptor(KeeperVerb verb);  // kKeep and kSlab come with exactly one, the others with none
+bool CarriesDescriptor(
+    KeeperVerb verb);  // kKeep and kSlab come with exactly one, the others with none
 
 void SetLabel(KeeperMessage& message, std::string_view label);  // cut at 71 bytes
 std::string_view LabelOf(const KeeperMessage& message);         // borrowed from the message

@@ -47,9 +47,10 @@ absl::Status CheckOperand(const Matrix& m, const char* name, DType dtype) {
   if (m.rows <= 0 || m.cols <= 0 || m.rows > INT32_MAX / 2 || m.cols > INT32_MAX / 2 ||
       m.ld < m.cols || m.ld % 8 != 0 || reinterpret_cast<uintptr_t>(m.data) % 16 != 0 ||
       m.data == nullptr) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "product operand %s: %d x %d, ld %d at %p; ld must be a multiple of 8 and the address of 16",
-        name, m.rows, m.cols, m.ld, m.data));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("product operand %s: %d x %d, ld %d at %p; ld must be a multiple of 8 and "
+                        "the address of 16",
+                        name, m.rows, m.cols, m.ld, m.data));
   }
   return absl::OkStatus();
 }
@@ -71,9 +72,9 @@ absl::Status CheckProduct(const Product& p) {
         p.d.rows, p.d.cols, m, ka, kb, n, p.c.rows, p.c.cols, p.symmetric));
   }
   if (p.d2.data != nullptr && (!p.symmetric || p.d2.rows != m || p.d2.cols != n)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("product: D2 %d x %d beside a %s D %d x %d; D2 goes with a symmetric D of its size",
-                        p.d2.rows, p.d2.cols, p.symmetric ? "symmetric" : "general", m, n));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "product: D2 %d x %d beside a %s D %d x %d; D2 goes with a symmetric D of its size",
+        p.d2.rows, p.d2.cols, p.symmetric ? "symmetric" : "general", m, n));
   }
   if ((p.diagonal != 0 || p.diagonal2 != 0) && m != n) {
     return absl::InvalidArgumentError("product: a diagonal needs a square D");
@@ -112,16 +113,17 @@ class TensorMaps {
     const cuuint64_t stride[1] = {static_cast<cuuint64_t>(m.ld) * 2};
     const cuuint32_t box[2] = {64, 64}, step[2] = {1, 1};
     CUtensorMap map;
-    const CUresult result = encode_(
-        &map,
-        m.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                    : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-        2, m.data, extent, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult result =
+        encode_(&map,
+                m.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                            : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                2, m.data, extent, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS) {
-      return absl::InternalError(absl::StrFormat("cuTensorMapEncodeTiled of %d x %d, ld %d: error %d",
-                                                 m.rows, m.cols, m.ld, static_cast<int>(result)));
+      return absl::InternalError(
+          absl::StrFormat("cuTensorMapEncodeTiled of %d x %d, ld %d: error %d", m.rows, m.cols,
+                          m.ld, static_cast<int>(result)));
     }
     maps_.push_back(map);
     return it->second;
@@ -169,20 +171,22 @@ class HopperProducts final : public GroupedProducts {
       r.m = static_cast<int32_t>(p.d.rows);
       r.n = static_cast<int32_t>(p.d.cols);
       r.k = static_cast<int32_t>(p.a_transposed ? p.a.rows : p.a.cols);
-      const std::pair<const Matrix*, uint32_t*> operands[] = {
-          {&p.a, &r.map_a}, {&p.b, &r.map_b}, {&p.c, &r.map_c}, {&p.d, &r.map_d}, {&p.d2, &r.map_d2}};
+      const std::pair<const Matrix*, uint32_t*> operands[] = {{&p.a, &r.map_a},
+                                                              {&p.b, &r.map_b},
+                                                              {&p.c, &r.map_c},
+                                                              {&p.d, &r.map_d},
+                                                              {&p.d2, &r.map_d2}};
       for (const auto& [matrix, place] : operands) {
         if (matrix->data == nullptr) continue;
         auto index = maps.Find(*matrix);
         if (!index.ok()) return index.status();
         *place = *index;
       }
-      r.flags = (p.symmetric ? hopper::kSymmetric : 0u) |
-                (p.a_transposed ? hopper::kATransposed : 0u) |
-                (p.b_transposed ? 0u : hopper::kBPlain) |
-                (p.c.data != nullptr ? hopper::kHasC : 0u) |
-                (p.d2.data != nullptr ? hopper::kHasD2 : 0u) |
-                (p.diagonal != 0 || p.diagonal2 != 0 ? hopper::kHasDiagonal : 0u);
+      r.flags =
+          (p.symmetric ? hopper::kSymmetric : 0u) | (p.a_transposed ? hopper::kATransposed : 0u) |
+          (p.b_transposed ? 0u : hopper::kBPlain) | (p.c.data != nullptr ? hopper::kHasC : 0u) |
+          (p.d2.data != nullptr ? hopper::kHasD2 : 0u) |
+          (p.diagonal != 0 || p.diagonal2 != 0 ? hopper::kHasDiagonal : 0u);
       r.alpha = p.alpha;
       r.beta = p.beta;
       r.diagonal = p.diagonal;
@@ -193,8 +197,8 @@ class HopperProducts final : public GroupedProducts {
       r.first_dependency = static_cast<uint32_t>(dependencies.size());
       r.dependencies = static_cast<uint32_t>(item.waits_for.size());
       for (const uint32_t place : item.waits_for) {
-        const uint64_t strips = hopper::TileCount(products[schedule.items[place].product]) *
-                                hopper::kStripsPerTile;
+        const uint64_t strips =
+            hopper::TileCount(products[schedule.items[place].product]) * hopper::kStripsPerTile;
         dependencies.push_back({place, static_cast<uint32_t>(strips)});
       }
       tiles += hopper::TileCount(p);
@@ -214,13 +218,12 @@ class HopperProducts final : public GroupedProducts {
   absl::Status Launch(cudaStream_t stream, const Program& base) override {
     const auto& program = static_cast<const HopperProgram&>(base);
     if (program.launch.products == 0) return absl::OkStatus();
-    absl::Status status = CudaStatus(
-        cudaMemsetAsync(program.launch.counters, 0, program.launch.products * 4, stream),
-        "clearing the counters of grouped products");
+    absl::Status status =
+        CudaStatus(cudaMemsetAsync(program.launch.counters, 0, program.launch.products * 4, stream),
+                   "clearing the counters of grouped products");
     if (!status.ok()) return status;
-    return CudaStatus(
-        hopper::LaunchProducts(stream, program.launch, program.bf16, clusters_),
-        "launching grouped products");
+    return CudaStatus(hopper::LaunchProducts(stream, program.launch, program.bf16, clusters_),
+                      "launching grouped products");
   }
 
   absl::Status Run(cudaStream_t stream, absl::Span<const Product> products,
@@ -294,9 +297,9 @@ class HopperProducts final : public GroupedProducts {
     absl::Status status = CudaStatus(cudaMalloc(&program->memory, program->bytes),
                                      "memory for a list of grouped products");
     if (!status.ok()) return status;
-    status = CudaStatus(
-        cudaMemcpy(program->memory, host.data(), host.size(), cudaMemcpyHostToDevice),
-        "uploading a list of grouped products");
+    status =
+        CudaStatus(cudaMemcpy(program->memory, host.data(), host.size(), cudaMemcpyHostToDevice),
+                   "uploading a list of grouped products");
     if (!status.ok()) return status;
     char* base = static_cast<char*>(program->memory);
     program->launch.maps = base;

@@ -21,8 +21,8 @@
 #include <cstdint>
 #include <cstdio>
 
-#include "kernels/ops/cuda/hopper_program.h"
 #include "kernels/ops/cuda/hopper_products.h"
+#include "kernels/ops/cuda/hopper_program.h"
 #include "kernels/ops/cuda/hopper_ptx.h"
 #include "kernels/ops/cuda/hopper_wgmma.h"
 
@@ -34,7 +34,7 @@ constexpr int kInfos = 4;
 constexpr uint32_t kBox = 64 * 64 * 2;
 constexpr uint32_t kBytesA = 2 * kBox, kBytesB = 4 * kBox;
 constexpr uint32_t kStage = kBytesA + kBytesB;
-constexpr uint32_t kMirrorInSlot = 4 * kBox;  // a C/D slot: 4 boxes of D, then 2 of the mirror
+constexpr uint32_t kMirrorInSlot = 4 * kBox;    // a C/D slot: 4 boxes of D, then 2 of the mirror
 constexpr uint32_t kMirror = kStages * kStage;  // the mirror's other 2 boxes, one pair a warpgroup
 constexpr uint32_t kControl = kMirror + 4 * kBox;
 constexpr int kThreads = 384;
@@ -53,7 +53,7 @@ struct Control {
   alignas(8) uint64_t full[kStages], empty[kStages];
   uint64_t info_full[kInfos], info_empty[kInfos];
   uint64_t drain[2][4], mirror_free[2];  // drain: one a 64-column block of the strip
-  uint16_t diagonal2[2][64];  // the elements of D2's diagonal block that differ from D's
+  uint16_t diagonal2[2][64];             // the elements of D2's diagonal block that differ from D's
 };
 static_assert(kControl + sizeof(Control) + 1024 <= 232448);
 
@@ -74,7 +74,8 @@ __device__ __forceinline__ int StripBlocks(const TileInfo& t, int row) {
 __device__ __forceinline__ double Divisor(const ProductRecord& p) {
   double divisor = 1;
   if (p.divisor != nullptr) {
-    const double bounded = *p.divisor < p.divisor_floor ? p.divisor_floor : *p.divisor;  // NaN stays
+    const double bounded =
+        *p.divisor < p.divisor_floor ? p.divisor_floor : *p.divisor;  // NaN stays
     for (int i = 0; i < p.divisor_power; ++i) divisor *= bounded;
   }
   return divisor;
@@ -108,10 +109,11 @@ __device__ void Decode(const Launch& launch, Control* control, int lane) {
   int slot = 0;
   uint32_t phase = 1;
   for (uint32_t tile = blockIdx.x >> 1;; tile += stride) {
-    for (;;) {  // the last record whose first tile is not behind `tile`; the record behind the last is the total
+    for (
+        ;
+        ;) {  // the last record whose first tile is not behind `tile`; the record behind the last is the total
       const uint32_t probe = product + 1 + static_cast<uint32_t>(lane);
-      const bool reached =
-          probe <= launch.products && launch.records[probe].first_tile <= tile;
+      const bool reached = probe <= launch.products && launch.records[probe].first_tile <= tile;
       const unsigned votes = __ballot_sync(~0u, reached);
       product += static_cast<uint32_t>(__popc(votes));
       if (votes != ~0u) break;
@@ -140,9 +142,8 @@ __device__ void Decode(const Launch& launch, Control* control, int lane) {
         PrefetchMap(info.map_d);
         if (p.flags & kHasD2) PrefetchMap(info.map_d2);
         info.finished = launch.counters + product;
-        const TilePlace place =
-            PlaceOf(tile - p.first_tile, (p.m + kTile - 1) / kTile, (p.n + kTile - 1) / kTile,
-                    (p.flags & kSymmetric) != 0);
+        const TilePlace place = PlaceOf(tile - p.first_tile, (p.m + kTile - 1) / kTile,
+                                        (p.n + kTile - 1) / kTile, (p.flags & kSymmetric) != 0);
         info.row = place.row * kTile;
         info.column = place.column * kTile;
         info.m = p.m;
@@ -234,8 +235,8 @@ __device__ void Load(Control* control, uint32_t smem, uint32_t rank) {
       const int blocks = (t.flags & kHasC) ? StripBlocks(t, rows[group]) : 0;
       BarrierArriveExpect(bar, static_cast<uint32_t>(blocks) * kBox);
       for (int j = 0; j < blocks; ++j) {
-        LoadBox(smem + slot * kStage + static_cast<uint32_t>(j) * kBox, t.map_c,
-                t.column + 64 * j, rows[group], bar);
+        LoadBox(smem + slot * kStage + static_cast<uint32_t>(j) * kBox, t.map_c, t.column + 64 * j,
+                rows[group], bar);
       }
     }
   }
@@ -418,8 +419,8 @@ __device__ __forceinline__ void Epilogue(const float (&acc)[128], int blocks, ui
   const int warp = thread >> 5, lane = thread & 31;
   const int i = lane >> 3, r = lane & 7;  // this lane addresses row r of 8x8 matrix i of a 16 x 16
   // Matrix i: rows 8 (i & 1), columns 8 (i >> 1). Columns 16 q on, an address differs in bits 5 and 6: the swizzle.
-  const uint32_t lane_d = d + static_cast<uint32_t>((16 * warp + r + 8 * (i & 1)) * 128 +
-                                                    (((i >> 1) ^ r) << 4));
+  const uint32_t lane_d =
+      d + static_cast<uint32_t>((16 * warp + r + 8 * (i & 1)) * 128 + (((i >> 1) ^ r) << 4));
   // In the mirror its rows are columns: 128 bytes a column, 2048 bytes 16 columns.
   const uint32_t lane_mirror =
       static_cast<uint32_t>((8 * (i >> 1) + r) * 128 + (((2 * warp + (i & 1)) ^ r) << 4));
@@ -449,7 +450,8 @@ __device__ __forceinline__ void Epilogue(const float (&acc)[128], int blocks, ui
         }
         if (has_diagonal && j == diagonal_block && q == warp) {
 #pragma unroll
-          for (int h = 0; h < 4; h += 3) {  // rows and columns 0-7, then 8-15, of the 16 x 16 on the diagonal
+          for (int h = 0; h < 4;
+               h += 3) {  // rows and columns 0-7, then 8-15, of the 16 x 16 on the diagonal
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
               if (lane >> 2 == 2 * (lane & 3) + e) {
@@ -545,7 +547,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     }
     for (int i = 0; i < kInfos; ++i) {
       BarrierInit(SharedAddress(&control->info_full[i]), 1);
-      BarrierInit(SharedAddress(&control->info_empty[i]), 11);  // loader, two drains, eight consumer warps
+      BarrierInit(SharedAddress(&control->info_empty[i]),
+                  11);  // loader, two drains, eight consumer warps
     }
     for (int i = 0; i < 2; ++i) {
       for (int j = 0; j < 4; ++j) BarrierInit(SharedAddress(&control->drain[i][j]), 128);

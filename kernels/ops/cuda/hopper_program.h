@@ -5,20 +5,21 @@
 
 namespace muond::hopper {
 
-constexpr int kTile = 256;      // a cluster of two CTAs owns kTile x kTile of D, each CTA 128 rows
-constexpr int kStrip = 64;      // a warpgroup owns 64 rows
-constexpr int kDepth = 64;      // k-block
+constexpr int kTile = 256;  // a cluster of two CTAs owns kTile x kTile of D, each CTA 128 rows
+constexpr int kStrip = 64;  // a warpgroup owns 64 rows
+constexpr int kDepth = 64;  // k-block
 constexpr int kStripsPerTile = kTile / kStrip;
-constexpr int kGroupRows = 8;   // tiles are walked column by column within groups of 8 tile rows (for L2)
+constexpr int kGroupRows =
+    8;  // tiles are walked column by column within groups of 8 tile rows (for L2)
 
 enum ProductFlags : uint32_t {
-  kSymmetric = 1,      // rows >= columns only, mirrored
-  kATransposed = 2,    // A is stored [k, m]
-  kBPlain = 4,         // B is stored [k, n] (unset: [n, k], which is also any symmetric B)
+  kSymmetric = 1,    // rows >= columns only, mirrored
+  kATransposed = 2,  // A is stored [k, m]
+  kBPlain = 4,       // B is stored [k, n] (unset: [n, k], which is also any symmetric B)
   kHasC = 8,
   kHasD2 = 16,
   kHasDiagonal = 32,  // diagonal or diagonal2 is not zero
-  kEnd = 1u << 31,     // in TileInfo: no more tiles
+  kEnd = 1u << 31,    // in TileInfo: no more tiles
 };
 
 // One earlier product of the launch that must be finished before this one starts: its counter counts finished strips.
@@ -27,7 +28,7 @@ struct Dependency {
 };
 
 struct alignas(16) ProductRecord {
-  uint32_t first_tile;     // in the launch's list of tiles; the record behind the last holds the total
+  uint32_t first_tile;  // in the launch's list of tiles; the record behind the last holds the total
   int32_t m, n, k;
   uint32_t map_a, map_b, map_c, map_d, map_d2;  // places in the array of tensor maps
   uint32_t flags;
@@ -44,7 +45,7 @@ struct Launch {
   const ProductRecord* records;  // `products` of them and one behind
   const void* maps;              // CUtensorMap, 128 bytes each
   const Dependency* dependencies;
-  uint32_t* counters;            // finished strips of every product; zeroed before the launch
+  uint32_t* counters;  // finished strips of every product; zeroed before the launch
   uint32_t products;
 };
 
@@ -55,8 +56,8 @@ struct TilePlace {
 #ifdef __CUDACC__
 __host__ __device__
 #endif
-inline TilePlace PlaceOf(uint32_t index, int rows, int columns,
-                                             bool symmetric) {
+    inline TilePlace
+    PlaceOf(uint32_t index, int rows, int columns, bool symmetric) {
   if (!symmetric) {
     const uint32_t per_group = static_cast<uint32_t>(kGroupRows * columns);
     const uint32_t group = index / per_group, rest = index % per_group;
@@ -65,7 +66,8 @@ inline TilePlace PlaceOf(uint32_t index, int rows, int columns,
     return {first + static_cast<int>(rest) % height, static_cast<int>(rest) / height};
   }
   int first = 0;
-  for (;;) {  // a group of rows [first, first + height): full columns up to `first`, then a triangle
+  for (;
+       ;) {  // a group of rows [first, first + height): full columns up to `first`, then a triangle
     const int height = rows - first < kGroupRows ? rows - first : kGroupRows;
     const uint32_t full = static_cast<uint32_t>(first * height);
     const uint32_t size = full + static_cast<uint32_t>(height * (height + 1) / 2);

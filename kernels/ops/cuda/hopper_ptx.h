@@ -86,10 +86,10 @@ __device__ __forceinline__ void LoadBoxBoth(uint32_t dst, uint64_t map, int x, i
       : "memory");
 }
 __device__ __forceinline__ void StoreBox(uint64_t map, int x, int y, uint32_t src) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(
-                   map),
-               "r"(x), "r"(y), "r"(src)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
+      "r"(x), "r"(y), "r"(src)
+      : "memory");
 }
 __device__ __forceinline__ void StoreCommit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
@@ -141,10 +141,10 @@ __device__ __forceinline__ void StoreMatrix(uint32_t address, const uint32_t (&r
                : "memory");
 }
 __device__ __forceinline__ void StoreMatrixTransposed(uint32_t address, const uint32_t (&r)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                   address),
-               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
-               : "memory");
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+      : "memory");
 }
 
 // --- wgmma bookkeeping ---

@@ -20,16 +20,20 @@ class OnDevice {
     EXPECT_EQ(cudaMalloc(reinterpret_cast<void**>(&data_), count * sizeof(T)), cudaSuccess);
   }
   explicit OnDevice(const std::vector<T>& values) : OnDevice(values.size()) {
-    EXPECT_EQ(cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice), cudaSuccess);
+    EXPECT_EQ(cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice),
+              cudaSuccess);
   }
   OnDevice(const OnDevice&) = delete;
-  OnDevice(OnDevice&& other) noexcept : data_(other.data_), count_(other.count_) { other.data_ = nullptr; }
+  OnDevice(OnDevice&& other) noexcept : data_(other.data_), count_(other.count_) {
+    other.data_ = nullptr;
+  }
   ~OnDevice() { cudaFree(data_); }
   T* data() const { return data_; }
   size_t size() const { return count_; }
   std::vector<T> Read() const {
     std::vector<T> values(count_);
-    const cudaError_t error = cudaMemcpy(values.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost);
+    const cudaError_t error =
+        cudaMemcpy(values.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost);
     EXPECT_EQ(error, cudaSuccess) << cudaGetErrorString(error);
     return values;
   }
@@ -41,9 +45,10 @@ class OnDevice {
 
 inline float HalfToFloat(uint16_t h) {
   const int exponent = (h >> 10) & 31, mantissa = h & 1023;
-  const float magnitude = exponent == 0    ? std::ldexp(static_cast<float>(mantissa), -24)
-                          : exponent == 31 ? (mantissa ? NAN : INFINITY)
-                                           : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                          : exponent == 31
+                              ? (mantissa ? NAN : INFINITY)
+                              : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
   return (h & 0x8000) ? -magnitude : magnitude;
 }
 inline uint16_t FloatToHalf(float x) {  // nearest even
@@ -56,7 +61,8 @@ inline uint16_t FloatToHalf(float x) {  // nearest even
   std::frexp(magnitude, &exponent);  // magnitude in [2^(exponent-1), 2^exponent)
   const int shift = std::max(exponent - 11, -24);
   const auto units = static_cast<uint32_t>(std::lrint(std::ldexp(magnitude, -shift)));
-  if (shift == -24) return static_cast<uint16_t>(sign | units);  // subnormal, or just above: the encodings meet
+  if (shift == -24)
+    return static_cast<uint16_t>(sign | units);  // subnormal, or just above: the encodings meet
   return static_cast<uint16_t>(sign | ((static_cast<uint32_t>(shift + 25) << 10) + (units - 1024)));
 }
 inline float BFloatToFloat(uint16_t b) {

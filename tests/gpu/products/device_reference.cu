@@ -15,18 +15,21 @@ __device__ void Store(uint16_t* p, int64_t i, float x) {
 }
 
 template <typename T, typename Sum>
-__global__ void Multiply(T* d, const T* a, const T* b, const T* c, int m, int n, int k, bool ta, bool tb, Sum alpha,
-                         Sum beta) {
+__global__ void Multiply(T* d, const T* a, const T* b, const T* c, int m, int n, int k, bool ta,
+                         bool tb, Sum alpha, Sum beta) {
   __shared__ Sum left[16][17], right[16][17];
   const int row = blockIdx.y * 16 + threadIdx.y, column = blockIdx.x * 16 + threadIdx.x;
   Sum sum = 0;
   for (int k0 = 0; k0 < k; k0 += 16) {
     const int ka = k0 + threadIdx.x, kb = k0 + threadIdx.y;
     left[threadIdx.y][threadIdx.x] =
-        row < m && ka < k ? Load(a, ta ? static_cast<int64_t>(ka) * m + row : static_cast<int64_t>(row) * k + ka) : Sum(0);
-    right[threadIdx.y][threadIdx.x] =
-        column < n && kb < k ? Load(b, tb ? static_cast<int64_t>(column) * k + kb : static_cast<int64_t>(kb) * n + column)
-                             : Sum(0);
+        row < m && ka < k
+            ? Load(a, ta ? static_cast<int64_t>(ka) * m + row : static_cast<int64_t>(row) * k + ka)
+            : Sum(0);
+    right[threadIdx.y][threadIdx.x] = column < n && kb < k
+                                          ? Load(b, tb ? static_cast<int64_t>(column) * k + kb
+                                                       : static_cast<int64_t>(kb) * n + column)
+                                          : Sum(0);
     __syncthreads();
     for (int i = 0; i < 16; ++i) sum += left[threadIdx.y][i] * right[i][threadIdx.x];
     __syncthreads();
@@ -39,20 +42,23 @@ __global__ void Multiply(T* d, const T* a, const T* b, const T* c, int m, int n,
 }
 
 template <typename T, typename Sum>
-void Run(T* d, const T* a, const T* b, const T* c, int m, int n, int k, bool ta, bool tb, double alpha, double beta) {
+void Run(T* d, const T* a, const T* b, const T* c, int m, int n, int k, bool ta, bool tb,
+         double alpha, double beta) {
   const dim3 grid((n + 15) / 16, (m + 15) / 16), block(16, 16);
-  Multiply<T, Sum><<<grid, block>>>(d, a, b, c, m, n, k, ta, tb, static_cast<Sum>(alpha), static_cast<Sum>(beta));
+  Multiply<T, Sum><<<grid, block>>>(d, a, b, c, m, n, k, ta, tb, static_cast<Sum>(alpha),
+                                    static_cast<Sum>(beta));
 }
 
 }  // namespace
 
-void ProductInDouble(double* d, const double* a, const double* b, const double* c, int m, int n, int k,
-                     bool a_transposed, bool b_transposed, double alpha, double beta) {
+void ProductInDouble(double* d, const double* a, const double* b, const double* c, int m, int n,
+                     int k, bool a_transposed, bool b_transposed, double alpha, double beta) {
   Run<double, double>(d, a, b, c, m, n, k, a_transposed, b_transposed, alpha, beta);
 }
 
-void ProductInBFloat16(uint16_t* d, const uint16_t* a, const uint16_t* b, const uint16_t* c, int m, int n, int k,
-                       bool a_transposed, bool b_transposed, double alpha, double beta) {
+void ProductInBFloat16(uint16_t* d, const uint16_t* a, const uint16_t* b, const uint16_t* c, int m,
+                       int n, int k, bool a_transposed, bool b_transposed, double alpha,
+                       double beta) {
   Run<uint16_t, float>(d, a, b, c, m, n, k, a_transposed, b_transposed, alpha, beta);
 }
 

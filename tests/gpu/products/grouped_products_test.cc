@@ -1,7 +1,5 @@
 // Grouped products against sums in double: every operand layout, sizes that are no multiple of anything, exact symmetry,
 // and bits that do not depend on the company a product runs in.
-#include "kernels/ops/cuda/products.h"
-
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -9,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/ops/cuda/products.h"
 #include "tests/gpu/products/device_memory.h"
 
 namespace muond {
@@ -18,20 +17,26 @@ using test::OnDevice;
 
 struct Shape {
   int m, n, k;
-  bool a_transposed = false, b_transposed = true, symmetric = false, has_c = true, in_place = false, has_d2 = false;
+  bool a_transposed = false, b_transposed = true, symmetric = false, has_c = true, in_place = false,
+       has_d2 = false;
 };
 
 std::ostream& operator<<(std::ostream& out, const Shape& s) {
   return out << s.m << "x" << s.n << "x" << s.k << " A" << (s.a_transposed ? "^T" : "") << " B"
-             << (s.b_transposed ? "^T" : "") << (s.symmetric ? " symmetric" : "") << (s.has_c ? " + C" : "")
-             << (s.in_place ? " in place" : "") << (s.has_d2 ? " and D2" : "");
+             << (s.b_transposed ? "^T" : "") << (s.symmetric ? " symmetric" : "")
+             << (s.has_c ? " + C" : "") << (s.in_place ? " in place" : "")
+             << (s.has_d2 ? " and D2" : "");
 }
 
 // A matrix on the device with room behind its columns, which stays 0xffff where nothing may write.
 class Operand {
  public:
   Operand(int rows, int cols, DType dtype, std::mt19937& random, bool filled)
-      : rows_(rows), cols_(cols), ld_((cols + 7) / 8 * 8 + 8), dtype_(dtype), host_(size_t(rows) * ld_, 0xffff),
+      : rows_(rows),
+        cols_(cols),
+        ld_((cols + 7) / 8 * 8 + 8),
+        dtype_(dtype),
+        host_(size_t(rows) * ld_, 0xffff),
         device_(host_.size()) {
     std::normal_distribution<float> normal;
     for (int r = 0; filled && r < rows; ++r) {
@@ -48,12 +53,18 @@ class Operand {
   Matrix matrix() const { return {device_.data(), rows_, cols_, ld_, dtype_}; }
   double at(int r, int c) const { return Decode(host_[size_t(r) * ld_ + c]); }
   std::vector<uint16_t> Read() const { return device_.Read(); }
-  double Decode(uint16_t v) const { return dtype_ == DType::kFloat16 ? test::HalfToFloat(v) : test::BFloatToFloat(v); }
+  double Decode(uint16_t v) const {
+    return dtype_ == DType::kFloat16 ? test::HalfToFloat(v) : test::BFloatToFloat(v);
+  }
   int ld() const { return ld_; }
 
  private:
-  uint16_t Encode(float x) const { return dtype_ == DType::kFloat16 ? test::FloatToHalf(x) : test::FloatToBFloat(x); }
-  void Upload() { cudaMemcpy(device_.data(), host_.data(), host_.size() * 2, cudaMemcpyHostToDevice); }
+  uint16_t Encode(float x) const {
+    return dtype_ == DType::kFloat16 ? test::FloatToHalf(x) : test::FloatToBFloat(x);
+  }
+  void Upload() {
+    cudaMemcpy(device_.data(), host_.data(), host_.size() * 2, cudaMemcpyHostToDevice);
+  }
 
   int rows_, cols_, ld_;
   DType dtype_;
@@ -112,11 +123,14 @@ struct Case {
         if (shape.has_d2) error2 += std::pow(d.Decode(second[place]) - sum - (r == col ? 3 : 0), 2);
         if (shape.symmetric) {
           const size_t mirrored = size_t(col) * d.ld() + r;
-          asymmetric += result[place] != result[mirrored] || (shape.has_d2 && second[place] != second[mirrored]);
+          asymmetric += result[place] != result[mirrored] ||
+                        (shape.has_d2 && second[place] != second[mirrored]);
         }
       }
     }
-    const double limit = product.d.dtype == DType::kFloat16 ? 4e-4 : 3e-3;  // half a unit in the last place, and a little
+    const double limit = product.d.dtype == DType::kFloat16
+                             ? 4e-4
+                             : 3e-3;  // half a unit in the last place, and a little
     EXPECT_LT(std::sqrt(error / size), limit) << shape;
     EXPECT_LT(std::sqrt(error2 / size), limit) << shape << ", D2";
     EXPECT_EQ(asymmetric, 0) << shape;
@@ -153,10 +167,14 @@ class GroupedProductsTest : public testing::Test {
 };
 
 std::vector<Shape> Shapes() {
-  std::vector<Shape> shapes = {
-      {256, 256, 64}, {256, 256, 128}, {256, 256, 448}, {384, 512, 320, false, false}, {320, 264, 200, true, false},
-      {256, 256, 256, false, true, true, true, true}, {576, 576, 128, false, true, true, true, false, true},
-      {520, 520, 328, true, false, true, false, false, true}};
+  std::vector<Shape> shapes = {{256, 256, 64},
+                               {256, 256, 128},
+                               {256, 256, 448},
+                               {384, 512, 320, false, false},
+                               {320, 264, 200, true, false},
+                               {256, 256, 256, false, true, true, true, true},
+                               {576, 576, 128, false, true, true, true, false, true},
+                               {520, 520, 328, true, false, true, false, false, true}};
   const int sizes[] = {1, 8, 24, 63, 64, 65, 130, 193, 257, 321};
   for (int i = 0; i < 10; ++i) {
     const int m = sizes[i], n = sizes[(7 * i + 3) % 10], k = sizes[(3 * i + 1) % 10];
@@ -172,7 +190,8 @@ std::vector<Shape> Shapes() {
 TEST_F(GroupedProductsTest, AllLayoutsAndSizesInOneListMatchSumsInDouble) {
   for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
     std::vector<std::unique_ptr<Case>> cases;
-    for (const Shape& shape : Shapes()) cases.push_back(std::make_unique<Case>(shape, dtype, random_));
+    for (const Shape& shape : Shapes())
+      cases.push_back(std::make_unique<Case>(shape, dtype, random_));
     Run(cases, 2);
     for (const auto& c : cases) c->Verify(4);
   }
@@ -194,7 +213,8 @@ TEST_F(GroupedProductsTest, BitsAreTheSameAloneInAListAndInAnotherOrder) {
   std::vector<Product> reversed;
   for (const auto& c : cases) reversed.insert(reversed.begin(), c->product);
   ASSERT_TRUE(products_->Run(nullptr, reversed).ok());
-  for (size_t i = 0; i < cases.size(); ++i) EXPECT_EQ(cases[i]->d.Read(), together[i]) << cases[i]->shape;
+  for (size_t i = 0; i < cases.size(); ++i)
+    EXPECT_EQ(cases[i]->d.Read(), together[i]) << cases[i]->shape;
 }
 
 TEST_F(GroupedProductsTest, LaterPhasesSeeEarlierResultsInOneLaunch) {
@@ -212,7 +232,8 @@ TEST_F(GroupedProductsTest, LaterPhasesSeeEarlierResultsInOneLaunch) {
   std::vector<size_t> ends;
   for (int phase = 0; phase < kPhases; ++phase) {
     for (int i = 0; i < kMatrices; ++i) {
-      const Matrix from = (phase % 2 ? second : first)[i].matrix(), to = (phase % 2 ? first : second)[i].matrix();
+      const Matrix from = (phase % 2 ? second : first)[i].matrix(),
+                   to = (phase % 2 ? first : second)[i].matrix();
       Product p{.d = to, .a = from, .b = from, .c = from};
       p.b_transposed = p.symmetric = true;
       p.alpha = 1.0 / kSide;
@@ -230,10 +251,12 @@ TEST_F(GroupedProductsTest, LaterPhasesSeeEarlierResultsInOneLaunch) {
   for (const Operand& x : second) phase_by_phase.push_back(x.Read());
   for (int repeat = 0; repeat < 20; ++repeat) {
     for (int i = 0; i < kMatrices; ++i) {
-      cudaMemcpy(first[i].matrix().data, start[i].data(), start[i].size() * 2, cudaMemcpyHostToDevice);
+      cudaMemcpy(first[i].matrix().data, start[i].data(), start[i].size() * 2,
+                 cudaMemcpyHostToDevice);
     }
     ASSERT_TRUE(products_->Run(nullptr, list, ends).ok());
-    for (int i = 0; i < kMatrices; ++i) ASSERT_EQ(second[i].Read(), phase_by_phase[i]) << "matrix " << i;
+    for (int i = 0; i < kMatrices; ++i)
+      ASSERT_EQ(second[i].Read(), phase_by_phase[i]) << "matrix " << i;
   }
 }
 

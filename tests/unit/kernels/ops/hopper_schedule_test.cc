@@ -22,7 +22,8 @@ Product Multiply(const Matrix& a, const Matrix& b, const Matrix& d) {
 constexpr uintptr_t kStep = uintptr_t{1} << 28;
 
 // `chains` matrices of `side`, each multiplied to and fro between two buffers, phase by phase.
-std::vector<Product> ToAndFro(int chains, int phases, int64_t side, std::vector<size_t>* ends, uintptr_t base = kStep) {
+std::vector<Product> ToAndFro(int chains, int phases, int64_t side, std::vector<size_t>* ends,
+                              uintptr_t base = kStep) {
   std::vector<Product> list;
   for (int phase = 0; phase < phases; ++phase) {
     for (int i = 0; i < chains; ++i) {
@@ -63,7 +64,8 @@ TEST(HopperScheduleTest, WaitsForTheWriterOfItsInputsAndTheReadersOfItsOutput) {
 TEST(HopperScheduleTest, PartlyOverlappingWorkspacesAreSeen) {
   const Matrix x = At(kStep, 1024), y = At(2 * kStep, 1024);
   const Matrix inside_y = At(2 * kStep + 1024 * 1024, 512);  // the second half of y's bytes
-  const std::vector<Product> list = {Multiply(x, x, y), Multiply(At(3 * kStep, 512), At(3 * kStep, 512), inside_y)};
+  const std::vector<Product> list = {Multiply(x, x, y),
+                                     Multiply(At(3 * kStep, 512), At(3 * kStep, 512), inside_y)};
   const std::vector<size_t> ends = {1, 2};
   const Schedule schedule = MakeSchedule(list, ends, 132);
   ASSERT_EQ(schedule.items[1].product, 1u);
@@ -91,7 +93,8 @@ TEST(HopperScheduleTest, WindowsKeepEveryClusterBusyBetweenDependentProducts) {
     }
     for (size_t place = 0; place < schedule.items.size(); ++place) {
       for (const uint32_t before : schedule.items[place].waits_for) {
-        const uint64_t between = first_tile[place] - first_tile[before] - TileCount(list[schedule.items[before].product]);
+        const uint64_t between = first_tile[place] - first_tile[before] -
+                                 TileCount(list[schedule.items[before].product]);
         EXPECT_GE(between, 66u) << side;  // 132 multiprocessors, two a cluster
       }
     }
@@ -124,7 +127,8 @@ TEST(HopperScheduleTest, TilesOfAProductAreWalkedOnceEach) {
   for (const bool symmetric : {false, true}) {
     for (const int side : {1, 2, 7, 8, 9, 17, 30}) {
       const int columns = symmetric ? side : side + 3;
-      const uint32_t count = static_cast<uint32_t>(symmetric ? side * (side + 1) / 2 : side * columns);
+      const uint32_t count =
+          static_cast<uint32_t>(symmetric ? side * (side + 1) / 2 : side * columns);
       std::set<std::pair<int, int>> seen;
       for (uint32_t i = 0; i < count; ++i) {
         const TilePlace place = PlaceOf(i, side, columns, symmetric);
