@@ -124,8 +124,7 @@ class Bench {
           tasks.push_back({x, norm_place, &table_});
           if (copy == 0) {
             const auto algorithm = ChooseAlgorithm(s.rows, s.cols, table_, DType::kFloat16);
-            result->flop += NewtonSchulzFlop(s.rows, s.cols, static_cast<int>(table_.steps.size()),
-                                             algorithm, DType::kFloat16);
+            result->flop += NewtonSchulzFlop(s.rows, s.cols, table_, algorithm, DType::kFloat16);
             ++result->matrices;
           }
         }

@@ -34,8 +34,7 @@ StepCost MuonCost(int64_t rows, int64_t cols, const CoefficientTable& table, DTy
   const double elements = static_cast<double>(rows) * static_cast<double>(cols);
   const auto algorithm = ChooseAlgorithm(rows, cols, table, iterate);
   StepCost cost;
-  cost.flop =
-      NewtonSchulzFlop(rows, cols, static_cast<int>(table.steps.size()), algorithm, iterate);
+  cost.flop = NewtonSchulzFlop(rows, cols, table, algorithm, iterate);
   const double direction = static_cast<double>(SizeOf(gradient) + 4 + 4 + SizeOf(iterate));
   const double apply = static_cast<double>(SizeOf(iterate) + 2 * SizeOf(parameter));
   cost.bytes = elements * (direction + apply);

@@ -21,6 +21,16 @@ TEST(CostTest, FlopFollowTheFormulasOfTheirAlgorithm) {
   EXPECT_DOUBLE_EQ(flop(512, 2048, NewtonSchulzAlgorithm::kGram, DType::kFloat16), 38 * s3);
 }
 
+TEST(CostTest, FastTablesPayASecondRestartIn16BitOnly) {
+  const double s3 = 512.0 * 512 * 512;
+  const CoefficientTable table = FindCoefficientTable("polar_express_105", 5).value();
+  EXPECT_DOUBLE_EQ(
+      NewtonSchulzFlop(512, 2048, table, NewtonSchulzAlgorithm::kGram, DType::kFloat16), 47 * s3);
+  EXPECT_DOUBLE_EQ(
+      NewtonSchulzFlop(512, 2048, table, NewtonSchulzAlgorithm::kGram, DType::kFloat32), 29 * s3);
+  EXPECT_EQ(ChooseAlgorithm(512, 2048, table, DType::kFloat16), NewtonSchulzAlgorithm::kGram);
+}
+
 TEST(CostTest, TheCheaperAlgorithmIsChosenFromTheCrossingOn) {
   const CoefficientTable table = FindCoefficientTable("jordan", 5).value();
   EXPECT_EQ(ChooseAlgorithm(768, 768, table, DType::kFloat32), NewtonSchulzAlgorithm::kStandard);
