@@ -81,7 +81,8 @@ class Bench {
     const uint64_t bytes = Bytes(shapes);
     const auto fits = (pool_bytes_ - options_.workspace_bytes) / bytes;
     const auto wanted = static_cast<uint64_t>(std::ceil(hot_ms / result.ms));
-    const int copies = static_cast<int>(std::clamp<uint64_t>(wanted, 1, std::max<uint64_t>(fits, 1)));
+    const int copies =
+        static_cast<int>(std::clamp<uint64_t>(wanted, 1, std::max<uint64_t>(fits, 1)));
     result.ms = Time(shapes, copies, 3, &result);
     return result;
   }
@@ -200,11 +201,12 @@ int Main(int argc, char** argv) {
   Bench bench(options);
   const double ps = bench.peer().SustainedRate(DType::kFloat16, 8192, 1000);
   const double ps_bf16 = bench.peer().SustainedRate(DType::kBFloat16, 8192, 600);
-  std::printf("Ps: cuBLAS fp16 8192^3 back to back %.0f TFLOP/s, bf16 %.0f; table %s; workspace %.0f MiB\n",
-              ps / 1e12, ps_bf16 / 1e12, options.table.c_str(),
-              static_cast<double>(options.workspace_bytes) / 1048576.0);
-  std::printf("%-24s %8s %9s %9s %7s %7s %11s\n", "list", "matrices", "ms", "floor ms", "share", "TFLOP/s",
-              "cuBLAS ms");
+  std::printf(
+      "Ps: cuBLAS fp16 8192^3 back to back %.0f TFLOP/s, bf16 %.0f; table %s; workspace %.0f MiB\n",
+      ps / 1e12, ps_bf16 / 1e12, options.table.c_str(),
+      static_cast<double>(options.workspace_bytes) / 1048576.0);
+  std::printf("%-24s %8s %9s %9s %7s %7s %11s\n", "list", "matrices", "ms", "floor ms", "share",
+              "TFLOP/s", "cuBLAS ms");
   std::string json = absl::StrFormat("{\"ps\": %.4e, \"ps_bf16\": %.4e, \"lists\": [", ps, ps_bf16);
   const char* separator = "";
   for (const std::string& path : options.lists) {
@@ -213,10 +215,12 @@ int Main(int argc, char** argv) {
     const std::string file = path.substr(path.rfind('/') + 1);
     const auto line = [&](const std::string& name, const Result& r, double cublas_ms) {
       std::printf("%-24s %8zu %9.2f %9.2f %6.1f%% %7.0f %11.2f\n", name.c_str(), r.matrices, r.ms,
-                  r.flop / ps * 1e3, 100 * r.flop / ps * 1e3 / r.ms, r.flop / r.ms / 1e9, cublas_ms);
+                  r.flop / ps * 1e3, 100 * r.flop / ps * 1e3 / r.ms, r.flop / r.ms / 1e9,
+                  cublas_ms);
       std::fflush(stdout);
       json += absl::StrFormat(
-          "%s{\"list\": \"%s\", \"name\": \"%s\", \"matrices\": %d, \"ms\": %.4f, \"flop\": %.6e, \"cublas_ms\": %.4f}",
+          "%s{\"list\": \"%s\", \"name\": \"%s\", \"matrices\": %d, \"ms\": %.4f, \"flop\": %.6e, "
+          "\"cublas_ms\": %.4f}",
           separator, file, name, r.matrices, r.ms, r.flop, cublas_ms);
       separator = ", ";
     };
@@ -224,13 +228,15 @@ int Main(int argc, char** argv) {
     std::vector<double> cublas_shape;
     for (const ModelShape& s : *shapes) {
       const double one = bench.peer().DenseNewtonSchulz(s.rows, s.cols, 5, 60);
-      cublas_shape.push_back(one * static_cast<double>(std::max<int64_t>(1, s.count / options.divide)));
+      cublas_shape.push_back(one *
+                             static_cast<double>(std::max<int64_t>(1, s.count / options.divide)));
       cublas_ms += cublas_shape.back();
     }
     line(file, bench.Run(*shapes, 300), cublas_ms);
     for (size_t i = 0; options.per_shape && i < shapes->size(); ++i) {
       const ModelShape& s = (*shapes)[i];
-      line(absl::StrFormat("  %s %dx%d", s.name, s.rows, s.cols), bench.Run({s}, 100), cublas_shape[i]);
+      line(absl::StrFormat("  %s %dx%d", s.name, s.rows, s.cols), bench.Run({s}, 100),
+           cublas_shape[i]);
     }
   }
   const double ps_after = bench.peer().SustainedRate(DType::kFloat16, 8192, 500);

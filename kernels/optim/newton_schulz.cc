@@ -74,9 +74,8 @@ class Program {
     bool has_q = false;
     Stage({OfX(r)});
     for (size_t k = 0; k < rows.size(); ++k) {
-      const bool restarts =
-          k + 1 < rows.size() &&
-          GramRestartsBefore(static_cast<int>(k) + 1, *task_.table, task_.x.dtype);
+      const bool restarts = k + 1 < rows.size() && GramRestartsBefore(static_cast<int>(k) + 1,
+                                                                      *task_.table, task_.x.dtype);
       const bool segment_ends = restarts || k + 1 == rows.size();
       Product polynomial = Polynomial(rows[k], r, z);
       if (!has_q && !folded_) {

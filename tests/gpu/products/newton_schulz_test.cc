@@ -22,8 +22,11 @@ class ProductOps final : public Ops {
  public:
   explicit ProductOps(GroupedProducts& products) : products_(products) {}
   DType iterate_dtype() const override { return DType::kFloat16; }
-  void Multiply(Stream&, absl::Span<const Product> products) override { status.Update(products_.Run(nullptr, products)); }
-  void MultiplyPhases(Stream& stream, absl::Span<const Product> products, absl::Span<const size_t> ends) override {
+  void Multiply(Stream&, absl::Span<const Product> products) override {
+    status.Update(products_.Run(nullptr, products));
+  }
+  void MultiplyPhases(Stream& stream, absl::Span<const Product> products,
+                      absl::Span<const size_t> ends) override {
     if (one_launch) {
       status.Update(products_.Run(nullptr, products, ends));
     } else {
@@ -62,7 +65,8 @@ struct Spectrum {
 
 std::vector<Spectrum> Zoo() {
   return {{"1/i", [](int i, int) { return 1.0 / (i + 1); }},
-          {"exponential to 1e-5", [](int i, int n) { return std::pow(1e-5, i / std::max(1.0, n - 1.0)); }},
+          {"exponential to 1e-5",
+           [](int i, int n) { return std::pow(1e-5, i / std::max(1.0, n - 1.0)); }},
           {"a tenth large over a floor", [](int i, int n) { return 10 * i < n ? 1.0 : 1e-3; }},
           {"rank deficient", [](int i, int n) { return 2 * i < n ? 1.0 : 0.0; }},
           {"one outlier 1e4", [](int i, int) { return i == 0 ? 1e4 : 1.0; }},
@@ -112,14 +116,16 @@ double Norm(const std::vector<double>& x) {
 
 // The polynomial, step by step, with `multiply` of the reference kernels; X as it is stored.
 template <typename T, typename MultiplyFn>
-std::vector<T> Polynomial(const std::vector<T>& start, int rows, int cols, const CoefficientTable& table, MultiplyFn multiply) {
+std::vector<T> Polynomial(const std::vector<T>& start, int rows, int cols,
+                          const CoefficientTable& table, MultiplyFn multiply) {
   const bool wide = rows <= cols;
   const int s = std::min(rows, cols), l = std::max(rows, cols);
   OnDevice<T> x(start), next(start.size()), gram(size_t(s) * s), u(size_t(s) * s);
   T *in = x.data(), *out = next.data();
   for (const Coefficients& step : table.steps) {
     multiply(gram.data(), in, in, static_cast<const T*>(nullptr), s, s, l, !wide, wide, 1.0, 0.0);
-    multiply(u.data(), gram.data(), gram.data(), gram.data(), s, s, s, false, false, step.c, step.b);
+    multiply(u.data(), gram.data(), gram.data(), gram.data(), s, s, s, false, false, step.c,
+             step.b);
     if (wide) {
       multiply(out, u.data(), in, in, s, l, s, false, false, 1.0, step.a);
     } else {
@@ -130,23 +136,27 @@ std::vector<T> Polynomial(const std::vector<T>& start, int rows, int cols, const
   return (in == x.data() ? x : next).Read();
 }
 
-std::vector<double> InDouble(const std::vector<double>& x, int rows, int cols, const CoefficientTable& table, double eps) {
+std::vector<double> InDouble(const std::vector<double>& x, int rows, int cols,
+                             const CoefficientTable& table, double eps) {
   const double norm = std::max(Norm(x), eps);
   std::vector<double> start(x);
   for (double& e : start) e /= norm;
   return Polynomial(start, rows, cols, table, test::ProductInDouble);
 }
 
-std::vector<double> ByTorch(const std::vector<double>& x, int rows, int cols, const CoefficientTable& table, double eps) {
+std::vector<double> ByTorch(const std::vector<double>& x, int rows, int cols,
+                            const CoefficientTable& table, double eps) {
   std::vector<uint16_t> start(x.size());
   double square = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     start[i] = test::FloatToBFloat(static_cast<float>(x[i]));
     square += std::pow(test::BFloatToFloat(start[i]), 2);
   }
-  const float norm = test::BFloatToFloat(test::FloatToBFloat(static_cast<float>(std::max(std::sqrt(square), eps))));
+  const float norm = test::BFloatToFloat(
+      test::FloatToBFloat(static_cast<float>(std::max(std::sqrt(square), eps))));
   for (uint16_t& e : start) e = test::FloatToBFloat(test::BFloatToFloat(e) / norm);
-  const std::vector<uint16_t> result = Polynomial(start, rows, cols, table, test::ProductInBFloat16);
+  const std::vector<uint16_t> result =
+      Polynomial(start, rows, cols, table, test::ProductInBFloat16);
   std::vector<double> values;
   for (const uint16_t e : result) values.push_back(test::BFloatToFloat(e));
   return values;
@@ -180,19 +190,23 @@ class NewtonSchulzTest : public testing::Test {
     int rows, cols;
   };
   // All inputs as one call, cast to fp16 at a power of two that makes their elements about 1; the results as doubles.
-  std::vector<std::vector<double>> Run(const std::vector<Input>& inputs, const CoefficientTable& table) {
+  std::vector<std::vector<double>> Run(const std::vector<Input>& inputs,
+                                       const CoefficientTable& table) {
     std::vector<OnDevice<uint16_t>> x;
     std::vector<double> norms;
     for (const Input& input : inputs) {
       const double norm = Norm(input.x);
       const double scale =
-          norm > 0 ? std::exp2(std::round(std::log2(std::sqrt(double(input.rows) * input.cols) / norm))) : 1;
+          norm > 0
+              ? std::exp2(std::round(std::log2(std::sqrt(double(input.rows) * input.cols) / norm)))
+              : 1;
       norms.push_back(std::max(norm, kEps) * scale);
       const int ld = (input.cols + 15) / 16 * 16;
       std::vector<uint16_t> half(size_t(input.rows) * ld, 0xffff);
       for (int r = 0; r < input.rows; ++r) {
         for (int c = 0; c < input.cols; ++c) {
-          half[size_t(r) * ld + c] = test::FloatToHalf(static_cast<float>(input.x[size_t(r) * input.cols + c] * scale));
+          half[size_t(r) * ld + c] =
+              test::FloatToHalf(static_cast<float>(input.x[size_t(r) * input.cols + c] * scale));
         }
       }
       x.emplace_back(half);
@@ -200,7 +214,8 @@ class NewtonSchulzTest : public testing::Test {
     const OnDevice<double> norms_on_device(norms);
     std::vector<NewtonSchulzTask> tasks;
     for (size_t i = 0; i < inputs.size(); ++i) {
-      const Matrix matrix{x[i].data(), inputs[i].rows, inputs[i].cols, (inputs[i].cols + 15) / 16 * 16, DType::kFloat16};
+      const Matrix matrix{x[i].data(), inputs[i].rows, inputs[i].cols,
+                          (inputs[i].cols + 15) / 16 * 16, DType::kFloat16};
       tasks.push_back({matrix, norms_on_device.data() + i, &table});
     }
     const OnDevice<char> workspace(NewtonSchulzWorkspaceBytes(*ops_, tasks));
@@ -211,10 +226,13 @@ class NewtonSchulzTest : public testing::Test {
     std::vector<std::vector<double>> values;
     for (const Matrix& m : results) {
       std::vector<uint16_t> half(size_t(m.rows) * m.ld);
-      EXPECT_EQ(cudaMemcpy(half.data(), m.data, (half.size() - (m.ld - m.cols)) * 2, cudaMemcpyDeviceToHost), cudaSuccess);
+      EXPECT_EQ(cudaMemcpy(half.data(), m.data, (half.size() - (m.ld - m.cols)) * 2,
+                           cudaMemcpyDeviceToHost),
+                cudaSuccess);
       values.emplace_back();
       for (int r = 0; r < m.rows; ++r) {
-        for (int c = 0; c < m.cols; ++c) values.back().push_back(test::HalfToFloat(half[size_t(r) * m.ld + c]));
+        for (int c = 0; c < m.cols; ++c)
+          values.back().push_back(test::HalfToFloat(half[size_t(r) * m.ld + c]));
       }
     }
     return values;
@@ -230,7 +248,8 @@ class NewtonSchulzTest : public testing::Test {
 constexpr double kGramNorm = 1, kGramLargest = 1.5;
 
 TEST_F(NewtonSchulzTest, NeverFurtherFromTheExactPolynomialThanTorch) {
-  const std::pair<int, int> shapes[] = {{8, 8}, {64, 96}, {96, 64}, {200, 328}, {384, 384}, {256, 1024}, {513, 1000}, {1040, 130}};
+  const std::pair<int, int> shapes[] = {{8, 8},     {64, 96},    {96, 64},    {200, 328},
+                                        {384, 384}, {256, 1024}, {513, 1000}, {1040, 130}};
   double worst = 0;
   int beyond_the_table = 0;
   for (const auto& [rows, cols] : shapes) {
@@ -253,11 +272,13 @@ TEST_F(NewtonSchulzTest, NeverFurtherFromTheExactPolynomialThanTorch) {
     for (Input& input : inputs) {
       for (double& e : input.x) e = static_cast<float>(e);  // a gradient is fp32
     }
-    for (const char* name : {"jordan", "you5", "polar_express_101", "polar_express_102", "polar_express_105", "cans", "deepseek_v4"}) {
+    for (const char* name : {"jordan", "you5", "polar_express_101", "polar_express_102",
+                             "polar_express_105", "cans", "deepseek_v4"}) {
       const auto table = FindCoefficientTable(name, 0);
       ASSERT_TRUE(table.ok());
       const auto results = Run(inputs, *table);
-      const bool gram = ChooseAlgorithm(rows, cols, *table, DType::kFloat16) == NewtonSchulzAlgorithm::kGram;
+      const bool gram =
+          ChooseAlgorithm(rows, cols, *table, DType::kFloat16) == NewtonSchulzAlgorithm::kGram;
       for (size_t i = 0; i < inputs.size(); ++i) {
         // 'cans' reaches 1.99 at 1 and leaves its domain just above: where one singular value is all of the norm, any rounding
         // decides whether it diverges, in torch's arithmetic too.
@@ -268,18 +289,23 @@ TEST_F(NewtonSchulzTest, NeverFurtherFromTheExactPolynomialThanTorch) {
         const std::vector<double> exact = InDouble(inputs[i].x, rows, cols, *table, kEps);
         const Error ours = Distance(results[i], exact);
         const Error torch = Distance(ByTorch(inputs[i].x, rows, cols, *table, kEps), exact);
-        EXPECT_LE(ours.frobenius, (gram ? kGramNorm : 1) * torch.frobenius) << rows << "x" << cols << ", " << names[i] << ", " << name;
-        EXPECT_LE(ours.largest, (gram ? kGramLargest : 1) * torch.largest) << rows << "x" << cols << ", " << names[i] << ", " << name;
+        EXPECT_LE(ours.frobenius, (gram ? kGramNorm : 1) * torch.frobenius)
+            << rows << "x" << cols << ", " << names[i] << ", " << name;
+        EXPECT_LE(ours.largest, (gram ? kGramLargest : 1) * torch.largest)
+            << rows << "x" << cols << ", " << names[i] << ", " << name;
         if (torch.frobenius > 0) worst = std::max(worst, ours.frobenius / torch.frobenius);
       }
     }
   }
-  std::printf("largest error over torch's, whole zoo: %.3f; %d entries beyond their table's domain\n", worst, beyond_the_table);
+  std::printf(
+      "largest error over torch's, whole zoo: %.3f; %d entries beyond their table's domain\n",
+      worst, beyond_the_table);
 }
 
 TEST_F(NewtonSchulzTest, BitsDoNotDependOnTheCompanyTheOrderOrTheLaunches) {
   const auto table = FindCoefficientTable("polar_express_105", 0);
-  const std::pair<int, int> shapes[] = {{768, 1024}, {64, 64}, {300, 520}, {1536, 768}, {128, 2048}, {520, 512}};
+  const std::pair<int, int> shapes[] = {{768, 1024}, {64, 64},    {300, 520},
+                                        {1536, 768}, {128, 2048}, {520, 512}};
   std::vector<Input> inputs;
   std::normal_distribution<double> normal;
   for (int copy = 0; copy < 4; ++copy) {
@@ -289,7 +315,8 @@ TEST_F(NewtonSchulzTest, BitsDoNotDependOnTheCompanyTheOrderOrTheLaunches) {
     }
   }
   const auto together = Run(inputs, *table);
-  for (size_t i = 0; i < inputs.size(); i += 5) EXPECT_EQ(Run({inputs[i]}, *table)[0], together[i]) << "matrix " << i;
+  for (size_t i = 0; i < inputs.size(); i += 5)
+    EXPECT_EQ(Run({inputs[i]}, *table)[0], together[i]) << "matrix " << i;
   std::vector<Input> reversed(inputs.rbegin(), inputs.rend());
   auto backwards = Run(reversed, *table);
   std::reverse(backwards.begin(), backwards.end());
