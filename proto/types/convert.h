@@ -83,5 +83,7 @@ std::string Serialize(const RankManifest& rank);
 absl::StatusOr<RankManifest> ParseRankManifest(std::string_view bytes);
 std::string Serialize(const Plan& plan);
 absl::StatusOr<Plan> ParsePlan(std::string_view bytes);
+std::string Serialize(const DaemonEntry& entry);
+absl::StatusOr<DaemonEntry> ParseDaemonEntry(std::string_view bytes);
 
 }  // namespace muond

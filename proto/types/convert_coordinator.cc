@@ -21,14 +21,50 @@ absl::Status DevicesFrom(const Messages& messages, std::vector<DeviceSpec>* devi
     return status;
   }
   for (const v1::Device& message : messages) {
-    absl::StatusOr<DeviceSpec> device = FromProto(message);
+    absl::StatusOr<DeviceSpec> device = muond::FromProto(message);
     if (!device.ok()) return device.status();
     devices->push_back(*std::move(device));
   }
   return absl::OkStatus();
 }
 
+void ToProto(const DaemonEntry& value, v1::DaemonEntry* message) {
+  message->set_daemon(value.daemon);
+  message->set_endpoint(value.endpoint);
+  message->set_build(value.build);
+  for (const DeviceSpec& device : value.devices) muond::ToProto(device, message->add_devices());
+  message->set_heartbeat_age_ms(value.heartbeat_age_ms);
+  message->set_draining(value.draining);
+}
+
+absl::StatusOr<DaemonEntry> FromProto(const v1::DaemonEntry& message) {
+  DaemonEntry value;
+  if (absl::Status status = DevicesFrom(message.devices(), &value.devices); !status.ok()) {
+    return status;
+  }
+  value.daemon = message.daemon();
+  value.endpoint = message.endpoint();
+  value.build = message.build();
+  value.heartbeat_age_ms = message.heartbeat_age_ms();
+  value.draining = message.draining();
+  return value;
+}
+
 }  // namespace
+
+std::string Serialize(const DaemonEntry& entry) {
+  v1::DaemonEntry message;
+  ToProto(entry, &message);
+  return message.SerializeAsString();
+}
+
+absl::StatusOr<DaemonEntry> ParseDaemonEntry(std::string_view bytes) {
+  v1::DaemonEntry message;
+  if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    return absl::DataLossError(absl::StrFormat("daemon of %d bytes does not parse", bytes.size()));
+  }
+  return FromProto(message);
+}
 
 void ToProto(const RegisterCall& value, v1::RegisterDaemonRequest* message) {
   ToProto(value.version, message->mutable_version());
@@ -74,6 +110,7 @@ void ToProto(const CreateJobCall& value, v1::CreateJobRequest* message) {
   for (const RankManifest& rank : value.ranks) ToProto(rank, message->add_ranks());
   message->set_adopt(value.adopt);
   message->set_job_id(value.job);
+  message->set_incarnation(value.incarnation);
 }
 
 absl::StatusOr<CreateJobCall> FromProto(const v1::CreateJobRequest& message) {
@@ -92,6 +129,7 @@ absl::StatusOr<CreateJobCall> FromProto(const v1::CreateJobRequest& message) {
   if (absl::Status status = CheckRanks(value.manifest, value.ranks); !status.ok()) return status;
   value.adopt = message.adopt();
   value.job = message.job_id();
+  value.incarnation = message.incarnation();
   return value;
 }
 
@@ -109,15 +147,7 @@ absl::StatusOr<CreateJobReply> FromProto(const v1::CreateJobResponse& message) {
 
 void ToProto(const ClusterStatus& value, v1::GetClusterResponse* message) {
   ToProto(value.version, message->mutable_version());
-  for (const DaemonEntry& daemon : value.daemons) {
-    v1::DaemonEntry* out = message->add_daemons();
-    out->set_daemon(daemon.daemon);
-    out->set_endpoint(daemon.endpoint);
-    out->set_build(daemon.build);
-    for (const DeviceSpec& device : daemon.devices) ToProto(device, out->add_devices());
-    out->set_heartbeat_age_ms(daemon.heartbeat_age_ms);
-    out->set_draining(daemon.draining);
-  }
+  for (const DaemonEntry& daemon : value.daemons) ToProto(daemon, message->add_daemons());
   for (const JobEntry& job : value.jobs) {
     v1::JobEntry* out = message->add_jobs();
     out->set_job_id(job.job);
@@ -137,15 +167,9 @@ absl::StatusOr<ClusterStatus> FromProto(const v1::GetClusterResponse& message) {
   ClusterStatus value;
   value.version = FromProto(message.version());
   for (const v1::DaemonEntry& in : message.daemons()) {
-    DaemonEntry daemon;
-    daemon.daemon = in.daemon();
-    daemon.endpoint = in.endpoint();
-    daemon.build = in.build();
-    if (absl::Status status = DevicesFrom(in.devices(), &daemon.devices); !status.ok())
-      return status;
-    daemon.heartbeat_age_ms = in.heartbeat_age_ms();
-    daemon.draining = in.draining();
-    value.daemons.push_back(std::move(daemon));
+    absl::StatusOr<DaemonEntry> daemon = FromProto(in);
+    if (!daemon.ok()) return daemon.status();
+    value.daemons.push_back(*std::move(daemon));
   }
   for (const v1::JobEntry& job : message.jobs()) {
     value.jobs.push_back(

@@ -37,8 +37,9 @@ struct CreateJobCall {
   std::string daemon;
   Manifest manifest;
   std::vector<RankManifest> ranks;
-  bool adopt = false;  // the daemon holds this job's state from an earlier incarnation
-  uint64_t job = 0;    // adopt only
+  bool adopt = false;        // the daemon holds this job's state from an earlier incarnation
+  uint64_t job = 0;          // adopt only
+  uint32_t incarnation = 0;  // adopt only: the newest that the daemon knows
 };
 struct CreateJobReply {
   uint64_t job = 0;  // minted, random, never 0
