@@ -9,7 +9,9 @@
 namespace muond {
 namespace {
 
-void PutNumber(uint64_t number, std::string* out) { out->append(reinterpret_cast<const char*>(&number), sizeof number); }
+void PutNumber(uint64_t number, std::string* out) {
+  out->append(reinterpret_cast<const char*>(&number), sizeof number);
+}
 
 void PutBytes(const std::string& bytes, std::string* out) {
   PutNumber(bytes.size(), out);
@@ -37,7 +39,8 @@ class Reader {
 
  private:
   absl::Status Short() const {
-    return absl::DataLossError(absl::StrFormat("catalogue of %d bytes ends at offset %d", bytes_.size(), at_));
+    return absl::DataLossError(
+        absl::StrFormat("catalogue of %d bytes ends at offset %d", bytes_.size(), at_));
   }
   absl::Span<const char> bytes_;
   size_t at_;
@@ -66,33 +69,44 @@ Cell& CatalogRankState(void* base, uint32_t rank) {
 }
 
 std::string WriteCatalog(const CatalogRecord& record) {
-  std::string out(sizeof(CatalogHeader) + CellsOf(record.ranks.size(), record.devices) * sizeof(Cell), '\0');
+  std::string out(
+      sizeof(CatalogHeader) + CellsOf(record.ranks.size(), record.devices) * sizeof(Cell), '\0');
   PutBytes(Serialize(*record.manifest), &out);
   PutBytes(Serialize(*record.plan), &out);
   for (size_t rank = 0; rank < record.ranks.size(); ++rank) {
     PutNumber(record.sessions[rank], &out);
     PutBytes(Serialize(*record.ranks[rank]), &out);
   }
-  const CatalogHeader header{kCatalogMagic, record.job, out.size(), record.incarnation,
-                             static_cast<uint32_t>(record.ranks.size()), record.devices, 0, {}};
+  const CatalogHeader header{kCatalogMagic,
+                             record.job,
+                             out.size(),
+                             record.incarnation,
+                             static_cast<uint32_t>(record.ranks.size()),
+                             record.devices,
+                             0,
+                             {}};
   std::memcpy(out.data(), &header, sizeof header);
   return out;
 }
 
 absl::StatusOr<CatalogRecord> ReadCatalog(absl::Span<const char> bytes) {
   CatalogHeader header;
-  if (bytes.size() < sizeof header) return absl::DataLossError(absl::StrFormat("catalogue of %d bytes", bytes.size()));
+  if (bytes.size() < sizeof header)
+    return absl::DataLossError(absl::StrFormat("catalogue of %d bytes", bytes.size()));
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.magic != kCatalogMagic || header.bytes > bytes.size() || header.ranks > kRanksMax ||
-      header.devices > kDevicesPerDaemonMax || header.bytes < sizeof header + CellsOf(header.ranks, header.devices) * sizeof(Cell)) {
-    return absl::DataLossError(absl::StrFormat("catalogue of %d bytes: magic %x, %d bytes, %d ranks", bytes.size(),
-                                               header.magic, header.bytes, header.ranks));
+      header.devices > kDevicesPerDaemonMax ||
+      header.bytes < sizeof header + CellsOf(header.ranks, header.devices) * sizeof(Cell)) {
+    return absl::DataLossError(
+        absl::StrFormat("catalogue of %d bytes: magic %x, %d bytes, %d ranks", bytes.size(),
+                        header.magic, header.bytes, header.ranks));
   }
   CatalogRecord record;
   record.job = header.job;
   record.incarnation = header.incarnation;
   record.devices = header.devices;
-  Reader reader(bytes.first(header.bytes), sizeof header + CellsOf(header.ranks, header.devices) * sizeof(Cell));
+  Reader reader(bytes.first(header.bytes),
+                sizeof header + CellsOf(header.ranks, header.devices) * sizeof(Cell));
   std::string_view text;
   if (absl::Status status = reader.Bytes(&text); !status.ok()) return status;
   auto manifest = ParseManifest(text);

@@ -31,7 +31,8 @@ absl::Status Job::Keep() { return slabs_.KeepCatalog(WriteCatalog(record_)); }
 
 absl::Status Job::Allocate() {
   if (has_slabs()) return absl::OkStatus();
-  if (absl::Status status = slabs_.Allocate(*layout_, record_.sessions); !status.ok()) return status;
+  if (absl::Status status = slabs_.Allocate(*layout_, record_.sessions); !status.ok())
+    return status;
   Journal(slabs_.journal.data(), layout_->page.items).Format(id(), incarnation(), layout_->state);
   JobPage(slabs_.page.data(), layout_->page).Format(id(), incarnation());
   if (absl::Status status = BuildRooms(); !status.ok()) return status;
@@ -41,7 +42,8 @@ absl::Status Job::Allocate() {
 
 void Job::BeginAfterVerdict() {
   if (const auto newest = journal_->newest_verdict()) verdict_step_ = newest->step;
-  for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) SetTaken(bucket, verdict_step_);
+  for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket)
+    SetTaken(bucket, verdict_step_);
   for (uint32_t rank = 0; rank < ranks(); ++rank) {
     for (uint32_t item = 0; item < layout_->page.items; ++item) {
       page_->parameter_ready(rank, item).store(verdict_step_, std::memory_order_release);
@@ -59,13 +61,16 @@ absl::Status Job::BuildRooms() {
   if (!works.ok()) return works.status();
   for (size_t device = 0; device < devices_.size(); ++device) {
     std::vector<ItemWork*> of_device;
-    for (const ScheduledItem& entry : layout_->device_items[device]) of_device.push_back(&(*works)->work(entry.item));
+    for (const ScheduledItem& entry : layout_->device_items[device])
+      of_device.push_back(&(*works)->work(entry.item));
     Lane& lane = *devices_[device].lane;
-    if (absl::Status status = lane.Reserve(WorkspaceBytes(lane.ops(), of_device)); !status.ok()) return status;
+    if (absl::Status status = lane.Reserve(WorkspaceBytes(lane.ops(), of_device)); !status.ok())
+      return status;
   }
   works_ = *std::move(works);
   book_ = std::make_unique<SlotBook>(layout_->state, *journal_);
-  gatherer_ = std::make_unique<Gatherer>(layout_->page.ranks, layout_->page.buckets, layout_->page.items, layout_->sources);
+  gatherer_ = std::make_unique<Gatherer>(layout_->page.ranks, layout_->page.buckets,
+                                         layout_->page.items, layout_->sources);
   requested_.assign(layout_->page.items, {});
   measured_.assign(layout_->page.items, {});
   presence_.assign(layout_->page.tensors, kAbsent);
@@ -94,11 +99,13 @@ void Job::DropAll() {
 }
 
 CatalogRank Job::rank_state(uint32_t rank) const {
-  return static_cast<CatalogRank>(CatalogRankState(slabs_.catalog.data(), rank).load(std::memory_order_relaxed));
+  return static_cast<CatalogRank>(
+      CatalogRankState(slabs_.catalog.data(), rank).load(std::memory_order_relaxed));
 }
 
 void Job::SetRankState(uint32_t rank, CatalogRank state) {
-  CatalogRankState(slabs_.catalog.data(), rank).store(static_cast<uint64_t>(state), std::memory_order_release);
+  CatalogRankState(slabs_.catalog.data(), rank)
+      .store(static_cast<uint64_t>(state), std::memory_order_release);
 }
 
 GateView Job::Gate(uint32_t rank) const {

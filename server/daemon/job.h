@@ -81,10 +81,10 @@ class Job {
 
   // Steps (job_step.cc).
   void Announced(uint32_t rank, uint32_t bucket);  // READY came: the cell tells the rest
-  void SheetFilled(uint32_t rank);                 // STEP (or HELLO) came: every cell of the rank is read
-  void Measured(int device);                       // the oldest measure of this job on the device is done
-  void GroupDone(size_t run);                      // a group has finished on its device
-  void StepDone();                                 // and with it the step
+  void SheetFilled(uint32_t rank);  // STEP (or HELLO) came: every cell of the rank is read
+  void Measured(int device);        // the oldest measure of this job on the device is done
+  void GroupDone(size_t run);       // a group has finished on its device
+  void StepDone();                  // and with it the step
   void RankLost(uint32_t rank, const std::string& why);
   void RankLeft(uint32_t rank);
   // Starts a group that the scheduler chose.
@@ -114,7 +114,9 @@ class Job {
   JobPhase phase() const { return phase_; }
   bool has_slabs() const { return works_ != nullptr; }
   uint64_t verdict_step() const { return verdict_step_; }
-  uint64_t finished_step() const { return phase_ == JobPhase::kRunning ? verdict_step_ - 1 : verdict_step_; }
+  uint64_t finished_step() const {
+    return phase_ == JobPhase::kRunning ? verdict_step_ - 1 : verdict_step_;
+  }
   const ItemWord& word(uint32_t item) const { return book_->word(item); }
   uint32_t ranks() const { return static_cast<uint32_t>(layout_->ranks.size()); }
   CatalogRank rank_state(uint32_t rank) const;
@@ -156,7 +158,8 @@ class Job {
   void InheritJournal(const Job& older, bool same_places);
   void CopyStates(const Job& older);
   absl::Status CopyParameters(Job& older);
-  void BeginAfterVerdict();   // the page of a new incarnation: everything up to the newest verdict is over
+  void
+  BeginAfterVerdict();  // the page of a new incarnation: everything up to the newest verdict is over
   absl::Status BuildRooms();  // page, works, gatherer, book: from layout and slabs
   void BeginStep(uint64_t step);
   void ReadCell(uint32_t rank, uint32_t bucket);
@@ -165,7 +168,7 @@ class Job {
   void TryVerdict();
   bool SheetsIn() const;
   bool AttemptsIn() const;
-  bool CheckSheets();   // once a step; false when that already gave a verdict
+  bool CheckSheets();  // once a step; false when that already gave a verdict
   bool Enough(uint32_t item, const MeasureRequest& have) const;
   bool AllMeasured() const;
   bool Present(uint32_t item) const;

@@ -15,16 +15,19 @@ absl::StatusOr<int> OwnerOf(const Plan& plan, size_t item, const std::string& da
   const int32_t owner = plan.items[item].owner;
   if (owner < 0 || static_cast<size_t>(owner) >= plan.devices.size()) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("plan of epoch %d: item %d has owner %d of %d devices", plan.epoch, item, owner, plan.devices.size()));
+        absl::StrFormat("plan of epoch %d: item %d has owner %d of %d devices", plan.epoch, item,
+                        owner, plan.devices.size()));
   }
   const DeviceSpec& device = plan.devices[owner];
   if (device.daemon != daemon) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "plan of epoch %d: item %d belongs to daemon '%s', this is '%s'", plan.epoch, item, device.daemon, daemon));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("plan of epoch %d: item %d belongs to daemon '%s', this is '%s'",
+                        plan.epoch, item, device.daemon, daemon));
   }
   if (device.ordinal < 0 || device.ordinal >= devices) {
-    return absl::FailedPreconditionError(absl::StrFormat("plan of epoch %d: item %d belongs to device %d, there are %d",
-                                                         plan.epoch, item, device.ordinal, devices));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("plan of epoch %d: item %d belongs to device %d, there are %d", plan.epoch,
+                        item, device.ordinal, devices));
   }
   return device.ordinal;
 }
@@ -36,9 +39,10 @@ class ShapeIds {
     const RunParts& run = item.parts.runs.front();
     const TensorSpec& tensor = manifest.tensors[run.tensor];
     const bool muon = item.rule == Rule::kMuon;
-    const auto key = std::make_tuple(static_cast<int>(item.rule), muon ? run.rows : 0, muon ? run.cols : 0,
-                                     muon ? item.group : 0, static_cast<int>(tensor.parameter_type),
-                                     static_cast<int>(tensor.gradient_type));
+    const auto key =
+        std::make_tuple(static_cast<int>(item.rule), muon ? run.rows : 0, muon ? run.cols : 0,
+                        muon ? item.group : 0, static_cast<int>(tensor.parameter_type),
+                        static_cast<int>(tensor.gradient_type));
     return ids_.emplace(key, static_cast<uint32_t>(ids_.size())).first->second;
   }
 
@@ -48,10 +52,10 @@ class ShapeIds {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<JobLayout>> JobLayout::Build(std::shared_ptr<const Manifest> manifest,
-                                                            std::vector<std::shared_ptr<const RankManifest>> ranks,
-                                                            std::shared_ptr<const Plan> plan, const std::string& daemon,
-                                                            int devices) {
+absl::StatusOr<std::unique_ptr<JobLayout>> JobLayout::Build(
+    std::shared_ptr<const Manifest> manifest,
+    std::vector<std::shared_ptr<const RankManifest>> ranks, std::shared_ptr<const Plan> plan,
+    const std::string& daemon, int devices) {
   auto layout = std::make_unique<JobLayout>();
   std::vector<const RankManifest*> rank_views;
   for (const auto& rank : ranks) rank_views.push_back(rank.get());
@@ -79,15 +83,19 @@ absl::StatusOr<std::unique_ptr<JobLayout>> JobLayout::Build(std::shared_ptr<cons
     std::vector<RowRun> runs;
     for (const RunParts& run : item.parts.runs) {
       std::vector<int32_t>& of_tensor = layout->tensor_items[run.tensor];
-      if (of_tensor.empty() || of_tensor.back() != static_cast<int32_t>(i)) of_tensor.push_back(static_cast<int32_t>(i));
+      if (of_tensor.empty() || of_tensor.back() != static_cast<int32_t>(i))
+        of_tensor.push_back(static_cast<int32_t>(i));
       const TensorSpec& tensor = manifest->tensors[run.tensor];
       runs.push_back({run.rows, run.cols, static_cast<uint32_t>(SizeOf(tensor.parameter_type))});
       item.elements += static_cast<uint64_t>(run.rows) * static_cast<uint64_t>(run.cols);
     }
-    item.need = NeedOf(item.rule == Rule::kMuon ? StateRule::kMuon : StateRule::kAdamW, item.device, runs);
+    item.need =
+        NeedOf(item.rule == Rule::kMuon ? StateRule::kMuon : StateRule::kAdamW, item.device, runs);
     needs.push_back(item.need);
-    for (uint32_t bucket : item.parts.buckets) layout->buckets[bucket].items.push_back(static_cast<int32_t>(i));
-    layout->device_items[item.device].push_back({static_cast<uint32_t>(i), item.shape, plan->items[i].cost_seconds});
+    for (uint32_t bucket : item.parts.buckets)
+      layout->buckets[bucket].items.push_back(static_cast<int32_t>(i));
+    layout->device_items[item.device].push_back(
+        {static_cast<uint32_t>(i), item.shape, plan->items[i].cost_seconds});
     layout->matrices += item.rule == Rule::kMuon;
     layout->parameters += item.elements;
     layout->items.push_back(std::move(item));

@@ -51,10 +51,10 @@ struct JobLayout {
   uint64_t parameters = 0, matrices = 0;
 
   // FAILED_PRECONDITION when the plan gives an item to another daemon or to a device that is not here.
-  static absl::StatusOr<std::unique_ptr<JobLayout>> Build(std::shared_ptr<const Manifest> manifest,
-                                                          std::vector<std::shared_ptr<const RankManifest>> ranks,
-                                                          std::shared_ptr<const Plan> plan, const std::string& daemon,
-                                                          int devices);
+  static absl::StatusOr<std::unique_ptr<JobLayout>> Build(
+      std::shared_ptr<const Manifest> manifest,
+      std::vector<std::shared_ptr<const RankManifest>> ranks, std::shared_ptr<const Plan> plan,
+      const std::string& daemon, int devices);
 };
 
 }  // namespace muond

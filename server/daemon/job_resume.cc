@@ -21,7 +21,8 @@ absl::Status Job::Resume() {
   if (!newest) {
     BeginStep(1);
   } else if (newest->kind == VerdictKind::kVoid) {
-    for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) SetTaken(bucket, newest->step);
+    for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket)
+      SetTaken(bucket, newest->step);
     SetStepOver(newest->step, StepOutcome::kVoid);
     BeginStep(newest->step + 1);
   } else {
@@ -29,8 +30,9 @@ absl::Status Job::Resume() {
     gatherer_->Begin(newest->step);
     Verdict verdict;
     if (!Judge::Presence(Input(), &presence_, &verdict)) {
-      return absl::DataLossError(absl::StrFormat("job '%s': step %d has a GO, but its sheets say: %s", name(), newest->step,
-                                                 verdict.text));
+      return absl::DataLossError(
+          absl::StrFormat("job '%s': step %d has a GO, but its sheets say: %s", name(),
+                          newest->step, verdict.text));
     }
     for (uint32_t item = 0; item < layout_->page.items; ++item) {
       works_->SetPresence(item, presence_, *page_, newest->step);
@@ -51,7 +53,8 @@ bool SamePlaces(const JobLayout& a, const JobLayout& b) {
   return true;
 }
 
-bool SameShards(const RankLayout& a, const RankManifest& x, const RankLayout& b, const RankManifest& y) {
+bool SameShards(const RankLayout& a, const RankManifest& x, const RankLayout& b,
+                const RankManifest& y) {
   if (a.parameter_bytes != b.parameter_bytes || x.shards.size() != y.shards.size()) return false;
   for (size_t i = 0; i < x.shards.size(); ++i) {
     const ShardSpec &p = x.shards[i], &q = y.shards[i];
@@ -64,16 +67,18 @@ bool SameShards(const RankLayout& a, const RankManifest& x, const RankLayout& b,
 
 absl::Status Job::Adopt(Job& older) {
   MUOND_CHECK(older.phase_ == JobPhase::kOrphaned);
-  if (!older.has_slabs()) return absl::NotFoundError(absl::StrFormat("job '%s' never had any state", name()));
+  if (!older.has_slabs())
+    return absl::NotFoundError(absl::StrFormat("job '%s' never had any state", name()));
   if (layout_->items.size() != older.layout_->items.size()) {
-    return absl::FailedPreconditionError(absl::StrFormat("job '%s' has %d items, the state that is held %d", name(),
-                                                         layout_->items.size(), older.layout_->items.size()));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("job '%s' has %d items, the state that is held %d", name(),
+                        layout_->items.size(), older.layout_->items.size()));
   }
   const bool same_places = SamePlaces(*layout_, *older.layout_);
   bool same_shards = ranks() == older.ranks();
   for (uint32_t rank = 0; same_shards && rank < ranks(); ++rank) {
-    same_shards = SameShards(layout_->rank_layouts[rank], *layout_->ranks[rank], older.layout_->rank_layouts[rank],
-                             *older.layout_->ranks[rank]);
+    same_shards = SameShards(layout_->rank_layouts[rank], *layout_->ranks[rank],
+                             older.layout_->rank_layouts[rank], *older.layout_->ranks[rank]);
   }
   if (same_places) std::swap(slabs_.states, older.slabs_.states);
   if (same_shards) std::swap(slabs_.parameters, older.slabs_.parameters);
@@ -113,8 +118,10 @@ void Job::CopyStates(const Job& older) {
   for (uint32_t item = 0; item < layout_->page.items; ++item) {
     const ItemLayout& from = older.layout_->items[item];
     const ItemLayout& to = layout_->items[item];
-    const char* source = older.slabs_.states[from.device].data() + older.layout_->state.SlotOffset(item, older.journal_->word(item).slot);
-    char* destination = slabs_.states[to.device].data() + layout_->state.SlotOffset(item, layout_->state.first_slot(item));
+    const char* source = older.slabs_.states[from.device].data() +
+                         older.layout_->state.SlotOffset(item, older.journal_->word(item).slot);
+    char* destination = slabs_.states[to.device].data() +
+                        layout_->state.SlotOffset(item, layout_->state.first_slot(item));
     devices_[to.device].lane->stream().Copy(destination, source, to.need.slot_bytes);
   }
   SyncLanes();
@@ -152,7 +159,8 @@ void Job::CopyOutLagging() {
     for (const Holder& holder : works_->copy_out(item).holders) {
       if (holder.ready->load(std::memory_order_acquire) >= word.step) continue;
       works_->PointCopyOut(item, word);
-      room.scatterer.RunHolder(room.lane->ops(), room.lane->stream(), works_->copy_out(item), holder);
+      room.scatterer.RunHolder(room.lane->ops(), room.lane->stream(), works_->copy_out(item),
+                               holder);
       room.lane->stream().WriteCell(holder.ready, word.step);
     }
   }

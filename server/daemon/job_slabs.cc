@@ -19,7 +19,8 @@ uint64_t MintId() {
   return id;
 }
 
-absl::Status JobSlabs::Hold(absl::StatusOr<std::unique_ptr<Slab>> slab, SlabInfo info, HeldSlab* to) {
+absl::Status JobSlabs::Hold(absl::StatusOr<std::unique_ptr<Slab>> slab, SlabInfo info,
+                            HeldSlab* to) {
   if (!slab.ok()) return slab.status();
   info.slab = MintId();
   info.size_bytes = (*slab)->size_bytes();
@@ -32,12 +33,17 @@ absl::Status JobSlabs::Hold(absl::StatusOr<std::unique_ptr<Slab>> slab, SlabInfo
 void JobSlabs::WriteIds() {
   if (!catalog.held()) return;
   const CatalogSlabs table(catalog.data());
-  const auto write = [](Cell& cell, const HeldSlab& slab) { cell.store(slab.id, std::memory_order_release); };
+  const auto write = [](Cell& cell, const HeldSlab& slab) {
+    cell.store(slab.id, std::memory_order_release);
+  };
   write(table.journal(), journal);
   write(table.page(), page);
-  for (uint32_t rank = 0; rank < gradients.size(); ++rank) write(table.gradient(rank), gradients[rank]);
-  for (uint32_t rank = 0; rank < parameters.size(); ++rank) write(table.parameter(rank), parameters[rank]);
-  for (uint32_t device = 0; device < states.size(); ++device) write(table.state(device), states[device]);
+  for (uint32_t rank = 0; rank < gradients.size(); ++rank)
+    write(table.gradient(rank), gradients[rank]);
+  for (uint32_t rank = 0; rank < parameters.size(); ++rank)
+    write(table.parameter(rank), parameters[rank]);
+  for (uint32_t device = 0; device < states.size(); ++device)
+    write(table.state(device), states[device]);
 }
 
 absl::Status JobSlabs::KeepCatalog(const std::string& bytes) {
@@ -76,7 +82,8 @@ absl::Status JobSlabs::Allocate(const JobLayout& layout, absl::Span<const uint64
     SlabInfo info;
     if (!journal.held()) {
       info = {0, SlabKind::kJournal, 0, 0, 0, 0, kHostDevice, absl::StrFormat("journal %x", job_)};
-      if (absl::Status status = Hold(CreateHostSlab(info.label, Journal::SizeBytes(layout.page.items)), info, &journal);
+      if (absl::Status status = Hold(
+              CreateHostSlab(info.label, Journal::SizeBytes(layout.page.items)), info, &journal);
           !status.ok()) {
         return status;
       }
@@ -85,14 +92,25 @@ absl::Status JobSlabs::Allocate(const JobLayout& layout, absl::Span<const uint64
     for (size_t d = 0; d < states.size(); ++d) {
       const uint64_t bytes = layout.state.device_bytes(static_cast<int>(d));
       if (states[d].held() || bytes == 0) continue;
-      info = {0, SlabKind::kState, 0, 0, 0, 0, static_cast<uint32_t>(d), absl::StrFormat("state %x device %d", job_, d)};
-      if (absl::Status status = Hold(backend_.devices()[d]->CreateSlab(info.label, bytes), info, &states[d]); !status.ok()) {
+      info = {0,
+              SlabKind::kState,
+              0,
+              0,
+              0,
+              0,
+              static_cast<uint32_t>(d),
+              absl::StrFormat("state %x device %d", job_, d)};
+      if (absl::Status status =
+              Hold(backend_.devices()[d]->CreateSlab(info.label, bytes), info, &states[d]);
+          !status.ok()) {
         return status;
       }
     }
     if (!page.held()) {
       info = {0, SlabKind::kPage, 0, 0, 0, 0, kHostDevice, absl::StrFormat("page %x", job_)};
-      if (absl::Status status = Hold(CreateHostSlab(info.label, layout.page_bytes), info, &page); !status.ok()) return status;
+      if (absl::Status status = Hold(CreateHostSlab(info.label, layout.page_bytes), info, &page);
+          !status.ok())
+        return status;
     }
     gradients.resize(layout.ranks.size());
     parameters.resize(layout.ranks.size());
@@ -101,15 +119,31 @@ absl::Status JobSlabs::Allocate(const JobLayout& layout, absl::Span<const uint64
       const uint32_t ordinal = static_cast<uint32_t>(device.info().ordinal);
       const RankLayout& sizes = layout.rank_layouts[rank];
       if (!gradients[rank].held()) {
-        info = {0, SlabKind::kGradient, 0, 0, sessions[rank], rank, ordinal, absl::StrFormat("gradient %x rank %d", job_, rank)};
-        if (absl::Status status = Hold(device.CreateSlab(info.label, sizes.gradient_bytes), info, &gradients[rank]);
+        info = {0,
+                SlabKind::kGradient,
+                0,
+                0,
+                sessions[rank],
+                rank,
+                ordinal,
+                absl::StrFormat("gradient %x rank %d", job_, rank)};
+        if (absl::Status status =
+                Hold(device.CreateSlab(info.label, sizes.gradient_bytes), info, &gradients[rank]);
             !status.ok()) {
           return status;
         }
       }
       if (!parameters[rank].held()) {
-        info = {0, SlabKind::kParameter, 0, 0, sessions[rank], rank, ordinal, absl::StrFormat("parameter %x rank %d", job_, rank)};
-        if (absl::Status status = Hold(device.CreateSlab(info.label, sizes.parameter_bytes), info, &parameters[rank]);
+        info = {0,
+                SlabKind::kParameter,
+                0,
+                0,
+                sessions[rank],
+                rank,
+                ordinal,
+                absl::StrFormat("parameter %x rank %d", job_, rank)};
+        if (absl::Status status =
+                Hold(device.CreateSlab(info.label, sizes.parameter_bytes), info, &parameters[rank]);
             !status.ok()) {
           return status;
         }
@@ -131,22 +165,24 @@ absl::Status JobSlabs::Allocate(const JobLayout& layout, absl::Span<const uint64
   }
   DropGradients();
   Drop(page);
-  return absl::Status(status.code(), absl::StrFormat("job needs %d bytes of state, %d of gradients and parameters: %s",
-                                                     [&layout] {
-                                                       uint64_t bytes = 0;
-                                                       for (size_t d = 0; d < layout.device_items.size(); ++d) {
-                                                         bytes += layout.state.device_bytes(static_cast<int>(d));
-                                                       }
-                                                       return bytes;
-                                                     }(),
-                                                     [&layout] {
-                                                       uint64_t bytes = 0;
-                                                       for (const RankLayout& rank : layout.rank_layouts) {
-                                                         bytes += rank.gradient_bytes + rank.parameter_bytes;
-                                                       }
-                                                       return bytes;
-                                                     }(),
-                                                     status.message()));
+  return absl::Status(status.code(),
+                      absl::StrFormat(
+                          "job needs %d bytes of state, %d of gradients and parameters: %s",
+                          [&layout] {
+                            uint64_t bytes = 0;
+                            for (size_t d = 0; d < layout.device_items.size(); ++d) {
+                              bytes += layout.state.device_bytes(static_cast<int>(d));
+                            }
+                            return bytes;
+                          }(),
+                          [&layout] {
+                            uint64_t bytes = 0;
+                            for (const RankLayout& rank : layout.rank_layouts) {
+                              bytes += rank.gradient_bytes + rank.parameter_bytes;
+                            }
+                            return bytes;
+                          }(),
+                          status.message()));
 }
 
 absl::Status JobSlabs::Grant(uint32_t rank, uint64_t session) {
@@ -158,24 +194,39 @@ absl::Status JobSlabs::Grant(uint32_t rank, uint64_t session) {
 
 absl::Status JobSlabs::Import(KeptSlab kept) {
   const SlabInfo& info = kept.info;
-  if (info.kind != SlabKind::kCatalog && !CatalogSlabs(catalog.data()).Names(info.slab)) return vault_.Drop(info.slab);
+  if (info.kind != SlabKind::kCatalog && !CatalogSlabs(catalog.data()).Names(info.slab))
+    return vault_.Drop(info.slab);
   const auto at = [](std::vector<HeldSlab>& slabs, uint32_t index) -> HeldSlab& {
     if (slabs.size() <= index) slabs.resize(index + 1);
     return slabs[index];
   };
   HeldSlab* to = nullptr;
-  const bool on_device = info.kind == SlabKind::kGradient || info.kind == SlabKind::kParameter || info.kind == SlabKind::kState;
+  const bool on_device = info.kind == SlabKind::kGradient || info.kind == SlabKind::kParameter ||
+                         info.kind == SlabKind::kState;
   if (on_device && info.device >= backend_.devices().size()) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("kept slab '%s' is of device %d, there are %d", info.label, info.device, backend_.devices().size()));
+        absl::StrFormat("kept slab '%s' is of device %d, there are %d", info.label, info.device,
+                        backend_.devices().size()));
   }
   switch (info.kind) {
-    case SlabKind::kCatalog: to = &catalog; break;
-    case SlabKind::kJournal: to = &journal; break;
-    case SlabKind::kPage: to = &page; break;
-    case SlabKind::kGradient: to = &at(gradients, info.rank); break;
-    case SlabKind::kParameter: to = &at(parameters, info.rank); break;
-    case SlabKind::kState: to = &at(states, info.device); break;
+    case SlabKind::kCatalog:
+      to = &catalog;
+      break;
+    case SlabKind::kJournal:
+      to = &journal;
+      break;
+    case SlabKind::kPage:
+      to = &page;
+      break;
+    case SlabKind::kGradient:
+      to = &at(gradients, info.rank);
+      break;
+    case SlabKind::kParameter:
+      to = &at(parameters, info.rank);
+      break;
+    case SlabKind::kState:
+      to = &at(states, info.device);
+      break;
   }
   const int descriptor = kept.descriptor.Release();
   auto slab = on_device ? backend_.devices()[info.device]->ImportSlab(descriptor, info.size_bytes)
@@ -186,11 +237,14 @@ absl::Status JobSlabs::Import(KeptSlab kept) {
 }
 
 namespace {
-bool Fits(const HeldSlab& slab, uint64_t bytes) { return slab.held() && slab.slab->size_bytes() >= bytes; }
+bool Fits(const HeldSlab& slab, uint64_t bytes) {
+  return slab.held() && slab.slab->size_bytes() >= bytes;
+}
 }  // namespace
 
 bool JobSlabs::HasState(const JobLayout& layout) const {
-  if (!Fits(journal, Journal::SizeBytes(layout.page.items)) || !Fits(page, layout.page_bytes)) return false;
+  if (!Fits(journal, Journal::SizeBytes(layout.page.items)) || !Fits(page, layout.page_bytes))
+    return false;
   if (parameters.size() != layout.ranks.size()) return false;
   for (size_t rank = 0; rank < parameters.size(); ++rank) {
     if (!Fits(parameters[rank], layout.rank_layouts[rank].parameter_bytes)) return false;
@@ -242,7 +296,8 @@ uint64_t JobSlabs::total_bytes() const {
   for (const auto* slabs : {&gradients, &parameters}) {
     for (const HeldSlab& slab : *slabs) bytes += slab.held() ? slab.slab->size_bytes() : 0;
   }
-  for (const HeldSlab* slab : {&catalog, &journal, &page}) bytes += slab->held() ? slab->slab->size_bytes() : 0;
+  for (const HeldSlab* slab : {&catalog, &journal, &page})
+    bytes += slab->held() ? slab->slab->size_bytes() : 0;
   return bytes;
 }
 

@@ -27,7 +27,8 @@ uint64_t MintId();
 
 class JobSlabs {
  public:
-  JobSlabs(uint64_t job, Backend& backend, SlabVault& vault) : job_(job), backend_(backend), vault_(vault) {}
+  JobSlabs(uint64_t job, Backend& backend, SlabVault& vault)
+      : job_(job), backend_(backend), vault_(vault) {}
 
   HeldSlab catalog, journal, page;
   std::vector<HeldSlab> gradients, parameters;  // by rank
@@ -54,7 +55,9 @@ class JobSlabs {
   uint64_t state_bytes() const;
 
  private:
-  Device& DeviceOfRank(uint32_t rank) const { return *backend_.devices()[rank % backend_.devices().size()]; }
+  Device& DeviceOfRank(uint32_t rank) const {
+    return *backend_.devices()[rank % backend_.devices().size()];
+  }
   absl::Status Hold(absl::StatusOr<std::unique_ptr<Slab>> slab, SlabInfo info, HeldSlab* to);
   void WriteIds();  // into the catalogue, where there is one
 

@@ -41,7 +41,8 @@ void Job::Announced(uint32_t rank, uint32_t bucket) {
 void Job::SheetFilled(uint32_t rank) {
   if (phase_ != JobPhase::kGathering) return;
   for (uint32_t other = 0; other < ranks(); ++other) {
-    if (rank_state(other) == CatalogRank::kLeft) return Conclude(::muond::RankLost(other, "it has left the job"));
+    if (rank_state(other) == CatalogRank::kLeft)
+      return Conclude(::muond::RankLost(other, "it has left the job"));
   }
   for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) ReadCell(rank, bucket);
   FailPoint("after_sheet");
@@ -50,7 +51,8 @@ void Job::SheetFilled(uint32_t rank) {
 }
 
 void Job::RequestMeasure(uint32_t item) {
-  const MeasureRequest request{gatherer_->step(), gatherer_->generation(item), expect_norm_, works_->narrowed(item)};
+  const MeasureRequest request{gatherer_->step(), gatherer_->generation(item), expect_norm_,
+                               works_->narrowed(item)};
   if (requested_[item] == request) return;
   requested_[item] = request;
   measure_queues_[layout_->items[item].device].pending.push_back(item);
@@ -125,7 +127,8 @@ bool Job::SheetsIn() const {
 bool Job::AttemptsIn() const {
   for (const ItemSource& source : layout_->sources) {
     if (!gatherer_->announced(source.rank, source.bucket)) continue;
-    if (gatherer_->attempt(source.rank, source.bucket) < page_->attempts(source.rank, gatherer_->step())[source.bucket]) {
+    if (gatherer_->attempt(source.rank, source.bucket) <
+        page_->attempts(source.rank, gatherer_->step())[source.bucket]) {
       return false;
     }
   }
@@ -152,7 +155,8 @@ bool Job::CheckSheets() {
   expect_norm_ = page_->sheet(0, input.step).clip_norm > 0;
   for (uint32_t item = 0; item < layout_->page.items; ++item) {
     works_->SetPresence(item, presence_, *page_, input.step);
-    if (Present(item) && gatherer_->whole(item) && !Enough(item, requested_[item])) RequestMeasure(item);
+    if (Present(item) && gatherer_->whole(item) && !Enough(item, requested_[item]))
+      RequestMeasure(item);
   }
   FlushMeasures();
   return true;
@@ -201,10 +205,15 @@ void Job::Conclude(const Verdict& verdict) {
 void Job::TellVoid(const Verdict& verdict) {
   last_void_ = verdict;
   Log(Severity::kWarning, "step.void",
-      {{"job", name()}, {"step", verdict_step_}, {"reason", static_cast<uint64_t>(verdict.reason)}, {"text", verdict.text}});
-  for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) SetTaken(bucket, verdict_step_);
+      {{"job", name()},
+       {"step", verdict_step_},
+       {"reason", static_cast<uint64_t>(verdict.reason)},
+       {"text", verdict.text}});
+  for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket)
+    SetTaken(bucket, verdict_step_);
   SetStepOver(verdict_step_, StepOutcome::kVoid);
-  for (uint32_t rank = 0; rank < ranks(); ++rank) outbox_.emplace_back(rank, OutcomeTo(rank, verdict_step_));
+  for (uint32_t rank = 0; rank < ranks(); ++rank)
+    outbox_.emplace_back(rank, OutcomeTo(rank, verdict_step_));
   if (context_.metrics != nullptr) context_.metrics->Step(StepResult::kVoid);
 }
 
@@ -229,12 +238,14 @@ void Job::StartGo(double clip_factor, bool resumed) {
     runnable_[device].clear();
     for (const ScheduledItem& entry : layout_->device_items[device]) {
       if (!Present(entry.item)) {
-        for (const Holder& holder : works_->copy_out(entry.item).holders) holder.ready->store(step, std::memory_order_release);
+        for (const Holder& holder : works_->copy_out(entry.item).holders)
+          holder.ready->store(step, std::memory_order_release);
         continue;
       }
       if (resumed && book_->word(entry.item).step == step) continue;
       runnable_[device].push_back(entry);
-      for (const uint32_t bucket : layout_->items[entry.item].parts.buckets) bucket_left_[bucket].fetch_add(1);
+      for (const uint32_t bucket : layout_->items[entry.item].parts.buckets)
+        bucket_left_[bucket].fetch_add(1);
       ++items;
     }
   }
@@ -248,7 +259,8 @@ void Job::StartGo(double clip_factor, bool resumed) {
     return;
   }
   for (size_t device = 0; device < runnable_.size(); ++device) {
-    if (!runnable_[device].empty()) context_.scheduler.Enqueue(static_cast<int>(device), id(), runnable_[device]);
+    if (!runnable_[device].empty())
+      context_.scheduler.Enqueue(static_cast<int>(device), id(), runnable_[device]);
   }
   enqueued_ = true;
 }
@@ -316,7 +328,8 @@ void Job::CopyOutOnLane(DeviceRoom& room, GroupRun& run) {
   if (context_.fail_points) {
     // One holder's copy, then the point, then everything again: as a process that dies between two stores leaves it.
     const CopyOut& first = *run.copies.front();
-    if (!first.holders.empty()) room.scatterer.RunHolder(lane.ops(), lane.stream(), first, first.holders.front());
+    if (!first.holders.empty())
+      room.scatterer.RunHolder(lane.ops(), lane.stream(), first, first.holders.front());
     lane.stream().Host([] { FailPoint("mid_copy_out"); });
   }
   room.scatterer.Run(lane.ops(), lane.stream(), run.copies);
@@ -325,7 +338,8 @@ void Job::CopyOutOnLane(DeviceRoom& room, GroupRun& run) {
 void Job::AfterFlip(const GroupRun& run) {
   for (const uint32_t item : run.items) {
     for (const uint32_t bucket : layout_->items[item].parts.buckets) {
-      if (bucket_left_[bucket].fetch_sub(1, std::memory_order_acq_rel) == 1) SetTaken(bucket, run.step);
+      if (bucket_left_[bucket].fetch_sub(1, std::memory_order_acq_rel) == 1)
+        SetTaken(bucket, run.step);
     }
   }
 }
@@ -352,7 +366,8 @@ void Job::GroupDone(size_t index) {
 
 void Job::StepDone() {
   FailPoint("after_done");
-  for (uint32_t rank = 0; rank < ranks(); ++rank) outbox_.emplace_back(rank, OutcomeTo(rank, verdict_step_));
+  for (uint32_t rank = 0; rank < ranks(); ++rank)
+    outbox_.emplace_back(rank, OutcomeTo(rank, verdict_step_));
   Time(Phase::kExecute, verdict_at_);
   if (step_began_ != absl::InfiniteFuture()) Time(Phase::kStep, step_began_);
   if (context_.metrics != nullptr) context_.metrics->Step(StepResult::kApplied);
@@ -371,7 +386,9 @@ void Job::Time(Phase phase, absl::Time since) {
   Metrics::PhaseSeconds& mine = phase_seconds_[static_cast<size_t>(phase)];
   mine.last = seconds;
   // A running median: a step of a twentieth towards the newest value.
-  mine.median += mine.count++ == 0 ? seconds : (seconds > mine.median ? 0.05 : -0.05) * std::abs(seconds - mine.median);
+  mine.median += mine.count++ == 0
+                     ? seconds
+                     : (seconds > mine.median ? 0.05 : -0.05) * std::abs(seconds - mine.median);
   if (context_.metrics != nullptr) context_.metrics->StepSeconds(phase, seconds);
 }
 

@@ -19,7 +19,9 @@ bool IsSame(const JobLayout& layout, const Part& part) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<JobWorks>> JobWorks::Build(const JobLayout& layout, const JobSlabs& slabs, const JobPage& page) {
+absl::StatusOr<std::unique_ptr<JobWorks>> JobWorks::Build(const JobLayout& layout,
+                                                          const JobSlabs& slabs,
+                                                          const JobPage& page) {
   std::unique_ptr<JobWorks> works(new JobWorks(layout, slabs));
   for (const GroupSpec& group : layout.manifest->groups) {
     works->tables_.emplace_back();
@@ -45,9 +47,12 @@ Block JobWorks::BlockOf(const RunParts& run, const Part& part, bool gradient) co
   const DType dtype = gradient ? tensor.gradient_type : tensor.parameter_type;
   const HeldSlab& slab = gradient ? slabs_.gradients[part.rank] : slabs_.parameters[part.rank];
   // An orphaned job has no gradients: nothing reads them until there are ranks again.
-  char* base = slab.held() ? slab.data() + (gradient ? at.gradient_offset : at.parameter_offset) : nullptr;
+  char* base =
+      slab.held() ? slab.data() + (gradient ? at.gradient_offset : at.parameter_offset) : nullptr;
   Block block;
-  block.data = base == nullptr ? nullptr : base + static_cast<uint64_t>(part.rectangle.offset) * SizeOf(dtype);
+  block.data = base == nullptr
+                   ? nullptr
+                   : base + static_cast<uint64_t>(part.rectangle.offset) * SizeOf(dtype);
   block.row = part.rectangle.row;
   block.col = part.rectangle.col;
   block.rows = part.rectangle.rows;
@@ -95,7 +100,9 @@ absl::Status JobWorks::BuildItem(uint32_t index, const JobPage& page) {
     measure.cols = run.cols;
     measure.result = &measurements_.back();
     measures_[index].push_back(std::move(measure));
-    measured_runs_.push_back({run.tensor, static_cast<uint64_t>(run.rows) * static_cast<uint64_t>(run.cols), &measurements_.back()});
+    measured_runs_.push_back({run.tensor,
+                              static_cast<uint64_t>(run.rows) * static_cast<uint64_t>(run.cols),
+                              &measurements_.back()});
     if (work.is_muon) {
       work.muon.rows = run.rows;
       work.muon.cols = run.cols;
@@ -125,7 +132,8 @@ float* JobWorks::State(uint32_t item, uint32_t slot, uint64_t offset) const {
 }
 
 double* JobWorks::step_count(uint32_t item, size_t run, uint32_t slot) const {
-  return reinterpret_cast<double*>(StateBase(item) + layout_.state.SlotOffset(item, slot) + runs(item)[run].step);
+  return reinterpret_cast<double*>(StateBase(item) + layout_.state.SlotOffset(item, slot) +
+                                   runs(item)[run].step);
 }
 
 void JobWorks::PointCopyOut(uint32_t item, const ItemWord& word) {
@@ -157,12 +165,14 @@ void JobWorks::Point(uint32_t item, const ItemWord& from, const ItemWord& to) {
   }
 }
 
-void JobWorks::GatherParameter(uint32_t item, size_t run, Ops& ops, Stream& stream, const Matrix& to) const {
+void JobWorks::GatherParameter(uint32_t item, size_t run, Ops& ops, Stream& stream,
+                               const Matrix& to) const {
   for (const Block& block : parameter_blocks(item, run)) {
     ScatterTask task;
     task.source = {block.data, block.rows, block.cols, block.ld, block.dtype};
     Block part;
-    part.data = static_cast<char*>(to.data) + static_cast<uint64_t>(block.row * to.ld + block.col) * SizeOf(to.dtype);
+    part.data = static_cast<char*>(to.data) +
+                static_cast<uint64_t>(block.row * to.ld + block.col) * SizeOf(to.dtype);
     part.rows = block.rows;
     part.cols = block.cols;
     part.ld = to.ld;
@@ -172,7 +182,8 @@ void JobWorks::GatherParameter(uint32_t item, size_t run, Ops& ops, Stream& stre
   }
 }
 
-void JobWorks::SetScalars(const SheetHeader& sheet, const GroupScalars* groups, double clip_factor) {
+void JobWorks::SetScalars(const SheetHeader& sheet, const GroupScalars* groups,
+                          double clip_factor) {
   for (uint32_t index = 0; index < works_.size(); ++index) {
     const ItemLayout& item = layout_.items[index];
     ItemWork& work = works_[index];
@@ -180,10 +191,13 @@ void JobWorks::SetScalars(const SheetHeader& sheet, const GroupScalars* groups, 
       const uint32_t tensor = item.parts.runs[run].tensor;
       const int32_t group = layout_.manifest->tensors[tensor].group;
       const GroupScalars& g = groups[group];
-      const double gradient_scale = clip_factor / (layout_.tensors[tensor].divisor * sheet.loss_scale);
+      const double gradient_scale =
+          clip_factor / (layout_.tensors[tensor].divisor * sheet.loss_scale);
       if (work.is_muon) {
-        const double scale = UpdateScaleFactor(layout_.manifest->groups[group].update_scale, work.muon.rows, work.muon.cols);
-        work.muon_scalars = {g.lr, g.weight_decay, g.momentum, g.eps, scale, gradient_scale, g.nesterov != 0};
+        const double scale = UpdateScaleFactor(layout_.manifest->groups[group].update_scale,
+                                               work.muon.rows, work.muon.cols);
+        work.muon_scalars = {g.lr,  g.weight_decay, g.momentum,     g.eps,
+                             scale, gradient_scale, g.nesterov != 0};
       } else {
         work.adamw_scalars[run] = {g.lr, g.weight_decay, g.beta1, g.beta2, g.eps, gradient_scale};
       }
@@ -191,7 +205,8 @@ void JobWorks::SetScalars(const SheetHeader& sheet, const GroupScalars* groups, 
   }
 }
 
-void JobWorks::SetPresence(uint32_t index, absl::Span<const uint8_t> presence, const JobPage& page, uint64_t step) {
+void JobWorks::SetPresence(uint32_t index, absl::Span<const uint8_t> presence, const JobPage& page,
+                           uint64_t step) {
   const ItemLayout& item = layout_.items[index];
   ItemWork& work = works_[index];
   bool partly = false;

@@ -21,7 +21,9 @@ namespace muond {
 
 class JobWorks {
  public:
-  static absl::StatusOr<std::unique_ptr<JobWorks>> Build(const JobLayout& layout, const JobSlabs& slabs, const JobPage& page);
+  static absl::StatusOr<std::unique_ptr<JobWorks>> Build(const JobLayout& layout,
+                                                         const JobSlabs& slabs,
+                                                         const JobPage& page);
 
   ItemWork& work(uint32_t item) { return works_[item]; }
   CopyOut& copy_out(uint32_t item) { return copies_[item]; }
@@ -34,7 +36,8 @@ class JobWorks {
   // Scalars of the step from the sheets (rank 0's; all are equal). REQUIRES: nothing that reads them is in flight.
   void SetScalars(const SheetHeader& sheet, const GroupScalars* groups, double clip_factor);
   // Which gradients the item's step reads, as the sheets say: of a partly present tensor, only the replicas that have one.
-  void SetPresence(uint32_t item, absl::Span<const uint8_t> presence, const JobPage& page, uint64_t step);
+  void SetPresence(uint32_t item, absl::Span<const uint8_t> presence, const JobPage& page,
+                   uint64_t step);
   // Undoes that: a new step may have them all.
   void ReadAllReplicas();
   bool narrowed(uint32_t item) const { return narrowed_[item]; }
@@ -44,13 +47,20 @@ class JobWorks {
 
   // Where the run's newest parameter lies, in the replica that is read.
   absl::Span<const Block> parameter_blocks(uint32_t item, size_t run) const {
-    return works_[item].is_muon ? works_[item].muon.parameter_in : works_[item].adamw[run].parameter_in;
+    return works_[item].is_muon ? works_[item].muon.parameter_in
+                                : works_[item].adamw[run].parameter_in;
   }
 
   // State and staged parameter of one run in slot and place.
-  float* momentum(uint32_t item, size_t run, uint32_t slot) const { return State(item, slot, runs(item)[run].first); }
-  float* exp_avg(uint32_t item, size_t run, uint32_t slot) const { return State(item, slot, runs(item)[run].first); }
-  float* exp_avg_sq(uint32_t item, size_t run, uint32_t slot) const { return State(item, slot, runs(item)[run].second); }
+  float* momentum(uint32_t item, size_t run, uint32_t slot) const {
+    return State(item, slot, runs(item)[run].first);
+  }
+  float* exp_avg(uint32_t item, size_t run, uint32_t slot) const {
+    return State(item, slot, runs(item)[run].first);
+  }
+  float* exp_avg_sq(uint32_t item, size_t run, uint32_t slot) const {
+    return State(item, slot, runs(item)[run].second);
+  }
   double* step_count(uint32_t item, size_t run, uint32_t slot) const;
 
  private:
@@ -71,7 +81,7 @@ class JobWorks {
   std::deque<Measurement> measurements_;
   std::vector<MeasuredRun> measured_runs_;
   std::vector<CoefficientTable> tables_;  // by group
-  std::vector<bool> narrowed_;            // items whose gradient blocks lack absent replicas at the moment
+  std::vector<bool> narrowed_;  // items whose gradient blocks lack absent replicas at the moment
   bool any_narrowed_ = false;
 };
 

@@ -42,7 +42,8 @@ void Mailbox::Close() {
   closed_ = true;
 }
 
-void Mailbox::Take(std::vector<Completion>* completions, std::vector<absl::AnyInvocable<void()>>* commands) {
+void Mailbox::Take(std::vector<Completion>* completions,
+                   std::vector<absl::AnyInvocable<void()>>* commands) {
   completions->clear();
   commands->clear();
   absl::MutexLock lock(&mutex_);

@@ -33,7 +33,8 @@ class Mailbox {
 
   int event_descriptor() const { return event_.get(); }
   // Swaps out everything posted; the vectors passed are cleared first and their memory reused.
-  void Take(std::vector<Completion>* completions, std::vector<absl::AnyInvocable<void()>>* commands);
+  void Take(std::vector<Completion>* completions,
+            std::vector<absl::AnyInvocable<void()>>* commands);
 
  private:
   explicit Mailbox(UniqueFd event) : event_(std::move(event)) {}

@@ -28,9 +28,13 @@ class KeeperVault final : public SlabVault {
  public:
   explicit KeeperVault(KeeperClient* client) : client_(*client) {}
   std::vector<KeptSlab> TakeKeptSlabs() override { return client_.TakeKeptSlabs(); }
-  absl::Status Keep(const SlabInfo& info, int descriptor) override { return client_.Keep(info, descriptor); }
+  absl::Status Keep(const SlabInfo& info, int descriptor) override {
+    return client_.Keep(info, descriptor);
+  }
   absl::Status Drop(uint64_t slab) override { return client_.Drop(slab); }
-  absl::Status Grant(uint64_t session, uint64_t slab) override { return client_.Grant(session, slab); }
+  absl::Status Grant(uint64_t session, uint64_t slab) override {
+    return client_.Grant(session, slab);
+  }
   absl::Status Revoke(uint64_t session) override { return client_.Revoke(session); }
   int event_descriptor() const override { return client_.event_descriptor(); }
   absl::StatusOr<std::vector<KeeperEvent>> Poll() override { return client_.Poll(); }

@@ -31,7 +31,8 @@ class DurableFile {
     file.directory_ = directory;
     file.path_ = directory + "/" + name;
     file.temporary_ = directory + "/." + name + ".part";
-    file.fd_ = UniqueFd(::open(file.temporary_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
+    file.fd_ =
+        UniqueFd(::open(file.temporary_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600));
     if (!file.fd_.valid()) return FromErrno("open " + file.temporary_);
     return file;
   }
@@ -49,7 +50,8 @@ class DurableFile {
     if (::fsync(fd_.get()) != 0) return FromErrno("fsync " + temporary_);
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) return FromErrno("rename " + temporary_);
     UniqueFd directory(::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!directory.valid() || ::fsync(directory.get()) != 0) return FromErrno("fsync " + directory_);
+    if (!directory.valid() || ::fsync(directory.get()) != 0)
+      return FromErrno("fsync " + directory_);
     return absl::OkStatus();
   }
   void Abandon() { ::unlink(temporary_.c_str()); }
@@ -94,10 +96,13 @@ std::vector<Entry> EntriesOf(const Manifest& manifest) {
     const TensorSpec& tensor = manifest.tensors[t];
     const std::string shape = "[" + absl::StrJoin(tensor.shape, ",") + "]";
     const uint64_t elements = static_cast<uint64_t>(ElementsOf(tensor));
-    const auto add = [&](StateName field, const char* suffix, const char* type, const std::string& dims, uint64_t bytes) {
-      entries.push_back({static_cast<int32_t>(t), field, absl::StrCat(tensor.name, suffix), type, dims, bytes});
+    const auto add = [&](StateName field, const char* suffix, const char* type,
+                         const std::string& dims, uint64_t bytes) {
+      entries.push_back(
+          {static_cast<int32_t>(t), field, absl::StrCat(tensor.name, suffix), type, dims, bytes});
     };
-    add(StateName::kParameter, "", SafetensorsType(tensor.parameter_type), shape, elements * SizeOf(tensor.parameter_type));
+    add(StateName::kParameter, "", SafetensorsType(tensor.parameter_type), shape,
+        elements * SizeOf(tensor.parameter_type));
     if (manifest.groups[tensor.group].rule == Rule::kMuon) {
       add(StateName::kMomentum, ".momentum_buffer", "F32", shape, elements * 4);
     } else {
@@ -111,12 +116,13 @@ std::vector<Entry> EntriesOf(const Manifest& manifest) {
 
 // The format's own header: u64 length, then JSON, padded with spaces so that data starts at a multiple of 8.
 std::string HeaderOf(const std::vector<Entry>& entries, const Job& job) {
-  std::string json = absl::StrFormat("{\"__metadata__\":{\"job\":%s,\"step\":\"%d\",\"format\":\"muond 1\"}", JsonText(job.name()),
-                                     job.verdict_step());
+  std::string json =
+      absl::StrFormat("{\"__metadata__\":{\"job\":%s,\"step\":\"%d\",\"format\":\"muond 1\"}",
+                      JsonText(job.name()), job.verdict_step());
   uint64_t at = 0;
   for (const Entry& entry : entries) {
-    absl::StrAppendFormat(&json, ",%s:{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%d,%d]}", JsonText(entry.name), entry.type,
-                          entry.shape, at, at + entry.bytes);
+    absl::StrAppendFormat(&json, ",%s:{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%d,%d]}",
+                          JsonText(entry.name), entry.type, entry.shape, at, at + entry.bytes);
     at += entry.bytes;
   }
   json += "}";
@@ -125,7 +131,8 @@ std::string HeaderOf(const std::vector<Entry>& entries, const Job& job) {
   return std::string(reinterpret_cast<const char*>(&size), sizeof size) + json;
 }
 
-absl::Status WriteEntries(DurableFile& file, const std::vector<Entry>& entries, TensorState& state) {
+absl::Status WriteEntries(DurableFile& file, const std::vector<Entry>& entries,
+                          TensorState& state) {
   for (const Entry& entry : entries) {
     for (uint64_t at = 0; at < entry.bytes;) {
       auto piece = state.Read(entry.tensor, entry.field, at, uint64_t{16} << 20);
@@ -139,9 +146,11 @@ absl::Status WriteEntries(DurableFile& file, const std::vector<Entry>& entries, 
 
 }  // namespace
 
-absl::StatusOr<SnapshotTaken> WriteSnapshot(Job& job, std::vector<DeviceRoom>& devices, const std::string& directory) {
+absl::StatusOr<SnapshotTaken> WriteSnapshot(Job& job, std::vector<DeviceRoom>& devices,
+                                            const std::string& directory) {
   if (directory.empty() || directory.front() != '/') {
-    return absl::InvalidArgumentError(absl::StrFormat("snapshot directory '%s' is not an absolute path", directory));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("snapshot directory '%s' is not an absolute path", directory));
   }
   const std::string base = absl::StrFormat("step-%d", job.verdict_step());
   auto data = DurableFile::Create(directory, base + ".safetensors");
@@ -157,8 +166,9 @@ absl::StatusOr<SnapshotTaken> WriteSnapshot(Job& job, std::vector<DeviceRoom>& d
   }
   auto manifest = DurableFile::Create(directory, base + ".json");
   if (!manifest.ok()) return manifest.status();
-  status = manifest->Write(absl::StrFormat("{\"job\": %s, \"step\": %d, \"file\": \"%s.safetensors\", \"bytes\": %d, \"tensors\": %d}\n",
-                                           JsonText(job.name()), job.verdict_step(), base, data->bytes(), entries.size()));
+  status = manifest->Write(absl::StrFormat(
+      "{\"job\": %s, \"step\": %d, \"file\": \"%s.safetensors\", \"bytes\": %d, \"tensors\": %d}\n",
+      JsonText(job.name()), job.verdict_step(), base, data->bytes(), entries.size()));
   if (status.ok()) status = manifest->Commit();
   if (!status.ok()) {
     manifest->Abandon();

@@ -19,6 +19,7 @@
 
 namespace muond {
 
-absl::StatusOr<SnapshotTaken> WriteSnapshot(Job& job, std::vector<DeviceRoom>& devices, const std::string& directory);
+absl::StatusOr<SnapshotTaken> WriteSnapshot(Job& job, std::vector<DeviceRoom>& devices,
+                                            const std::string& directory);
 
 }  // namespace muond

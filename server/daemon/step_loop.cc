@@ -19,12 +19,14 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(StepLoopOptions optio
   if (!mailbox.ok()) return mailbox.status();
   UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.valid()) return ErrnoToStatus(errno, "epoll of the step loop");
-  auto loop = std::make_unique<StepLoopImpl>(std::move(options), *std::move(mailbox), std::move(epoll));
+  auto loop =
+      std::make_unique<StepLoopImpl>(std::move(options), *std::move(mailbox), std::move(epoll));
   if (absl::Status status = loop->Start(); !status.ok()) return status;
   return loop;
 }
 
-StepLoopImpl::StepLoopImpl(StepLoopOptions options, std::unique_ptr<Mailbox> mailbox, UniqueFd epoll)
+StepLoopImpl::StepLoopImpl(StepLoopOptions options, std::unique_ptr<Mailbox> mailbox,
+                           UniqueFd epoll)
     : options_(std::move(options)), mailbox_(std::move(mailbox)), epoll_(std::move(epoll)) {}
 
 StepLoopImpl::~StepLoopImpl() {
@@ -57,8 +59,8 @@ absl::Status StepLoopImpl::Start() {
     devices_.push_back(std::move(room));
   }
   scheduler_ = std::make_unique<Scheduler>(static_cast<int>(devices_.size()));
-  for (int descriptor :
-       {mailbox_->event_descriptor(), options_.carrier->event_descriptor(), options_.vault->event_descriptor()}) {
+  for (int descriptor : {mailbox_->event_descriptor(), options_.carrier->event_descriptor(),
+                         options_.vault->event_descriptor()}) {
     if (absl::Status status = Watch(descriptor); !status.ok()) return status;
   }
   return Recover();
@@ -66,7 +68,8 @@ absl::Status StepLoopImpl::Start() {
 
 absl::Status StepLoopImpl::Recover() {
   std::map<uint64_t, std::vector<KeptSlab>> kept;
-  for (KeptSlab& slab : options_.vault->TakeKeptSlabs()) kept[slab.info.job].push_back(std::move(slab));
+  for (KeptSlab& slab : options_.vault->TakeKeptSlabs())
+    kept[slab.info.job].push_back(std::move(slab));
   for (auto& [id, slabs] : kept) {
     const absl::Time began = absl::Now();
     absl::Status status = RecoverJob(id, slabs);
@@ -80,7 +83,8 @@ absl::Status StepLoopImpl::Recover() {
     const auto job = jobs_.find(id);
     if (job == jobs_.end()) continue;
     Log(Severity::kInfo, "job.recovered",
-        {{"job", job->second->name()}, {"step", job->second->verdict_step()},
+        {{"job", job->second->name()},
+         {"step", job->second->verdict_step()},
          {"seconds", absl::ToDoubleSeconds(absl::Now() - began)}});
     Settle(*job->second);
   }
@@ -91,7 +95,8 @@ int StepLoopImpl::TimeoutMs(absl::Time now) const {
   absl::Time next = std::min(board_.NextDeadline(), now + absl::Seconds(1));
   for (const auto& [job, ends] : lease_ends_) next = std::min(next, ends);
   for (const Draining& drain : draining_) next = std::min(next, drain.deadline);
-  return static_cast<int>(std::max<int64_t>(0, absl::ToInt64Milliseconds(absl::Ceil(next - now, absl::Milliseconds(1)))));
+  return static_cast<int>(std::max<int64_t>(
+      0, absl::ToInt64Milliseconds(absl::Ceil(next - now, absl::Milliseconds(1)))));
 }
 
 absl::Status StepLoopImpl::Run() {
@@ -147,9 +152,15 @@ void StepLoopImpl::OnCompletion(const Completion& completion) {
   if (found == jobs_.end()) return;
   Job& job = *found->second;
   switch (completion.kind) {
-    case CompletionKind::kMeasured: job.Measured(static_cast<int>(completion.value)); break;
-    case CompletionKind::kGroupDone: job.GroupDone(completion.value); break;
-    case CompletionKind::kJobStepDone: job.StepDone(); break;
+    case CompletionKind::kMeasured:
+      job.Measured(static_cast<int>(completion.value));
+      break;
+    case CompletionKind::kGroupDone:
+      job.GroupDone(completion.value);
+      break;
+    case CompletionKind::kJobStepDone:
+      job.StepDone();
+      break;
   }
   Settle(job);
 }
@@ -171,7 +182,8 @@ void StepLoopImpl::OnCarrierEvent(const CarrierEvent& event) {
       // A connection, not a rank: the keeper knows when the rank has died.
       const auto peer = peers_.find(event.peer);
       if (peer == peers_.end()) break;
-      if (Session* session = FindSession(peer->second.session); session != nullptr && session->peer == event.peer) {
+      if (Session* session = FindSession(peer->second.session);
+          session != nullptr && session->peer == event.peer) {
         session->peer = kNoPeer;
       }
       peers_.erase(peer);
@@ -189,14 +201,16 @@ void StepLoopImpl::OnFrame(PeerId peer, const Frame& frame) {
   }
   Session* session = FindSession(frame.session);
   GateView view;
-  if (session != nullptr && session->job->has_slabs() && session->job->phase() != JobPhase::kOrphaned) {
+  if (session != nullptr && session->job->has_slabs() &&
+      session->job->phase() != JobPhase::kOrphaned) {
     view = session->job->Gate(session->rank);
     if (frame.type != FrameType::kHello) view.known = peers_[peer].session == frame.session;
   }
   const GateDecision decision = Admit(view, frame);
   if (decision.answer == GateAnswer::kIgnore || decision.answer == GateAnswer::kHold) return;
   if (decision.answer != GateAnswer::kTake) {
-    Answer(peer, frame, decision, view.known ? session->job : nullptr, view.known ? session->rank : frame.rank);
+    Answer(peer, frame, decision, view.known ? session->job : nullptr,
+           view.known ? session->rank : frame.rank);
     return;
   }
   Job& job = *session->job;
@@ -213,14 +227,20 @@ void StepLoopImpl::OnFrame(PeerId peer, const Frame& frame) {
       job.SheetFilled(rank);  // it may have announced while no stepper ran
       break;
     }
-    case FrameType::kReady: job.Announced(rank, frame.bucket); break;
-    case FrameType::kStep: job.SheetFilled(rank); break;
-    default: break;  // BYE: the detach, or the keeper's word, decides
+    case FrameType::kReady:
+      job.Announced(rank, frame.bucket);
+      break;
+    case FrameType::kStep:
+      job.SheetFilled(rank);
+      break;
+    default:
+      break;  // BYE: the detach, or the keeper's word, decides
   }
   Settle(job);
 }
 
-void StepLoopImpl::Answer(PeerId peer, const Frame& frame, const GateDecision& decision, Job* job, uint32_t rank) {
+void StepLoopImpl::Answer(PeerId peer, const Frame& frame, const GateDecision& decision, Job* job,
+                          uint32_t rank) {
   if (decision.answer == GateAnswer::kReplay) {
     if (options_.metrics != nullptr) options_.metrics->Replay();
     (void)options_.carrier->Send(peer, job->OutcomeTo(rank, frame.step));
@@ -231,8 +251,13 @@ void StepLoopImpl::Answer(PeerId peer, const Frame& frame, const GateDecision& d
     options_.metrics->Step(StepResult::kRefused);
   }
   Log(Severity::kWarning, "frame.refused",
-      {{"peer", peer}, {"type", NameOf(frame.type)}, {"rank", frame.rank}, {"step", frame.step}, {"epoch", frame.epoch},
-       {"reason", static_cast<uint64_t>(decision.reason)}, {"expected_step", decision.expected_step}});
+      {{"peer", peer},
+       {"type", NameOf(frame.type)},
+       {"rank", frame.rank},
+       {"step", frame.step},
+       {"epoch", frame.epoch},
+       {"reason", static_cast<uint64_t>(decision.reason)},
+       {"expected_step", decision.expected_step}});
   Frame refused = frame;
   refused.type = FrameType::kRefused;
   refused.value = static_cast<uint64_t>(decision.reason);
@@ -257,7 +282,8 @@ void StepLoopImpl::OnKeeperEvent(const KeeperEvent& event) {
   const CatalogRank state = job.rank_state(session->rank);
   if (state == CatalogRank::kLeft || state == CatalogRank::kGone) return;
   job.SetRankState(session->rank, CatalogRank::kGone);
-  Log(Severity::kWarning, "rank.gone", {{"job", job.name()}, {"rank", session->rank}, {"pid", session->pid}});
+  Log(Severity::kWarning, "rank.gone",
+      {{"job", job.name()}, {"rank", session->rank}, {"pid", session->pid}});
   job.RankLost(session->rank, absl::StrFormat("process %d has died", session->pid));
   Settle(job);
 }
@@ -265,7 +291,8 @@ void StepLoopImpl::OnKeeperEvent(const KeeperEvent& event) {
 void StepLoopImpl::Settle(Job& job) {
   for (const auto& [rank, frame] : job.outbox()) {
     const Session* session = FindSession(job.record().sessions[rank]);
-    if (session != nullptr && session->peer != kNoPeer) (void)options_.carrier->Send(session->peer, frame);
+    if (session != nullptr && session->peer != kNoPeer)
+      (void)options_.carrier->Send(session->peer, frame);
   }
   job.outbox().clear();
   if (job.phase() == JobPhase::kRunning) return;
@@ -280,7 +307,8 @@ void StepLoopImpl::Settle(Job& job) {
     return;
   }
   bool all_left = true;
-  for (uint32_t rank = 0; rank < job.ranks(); ++rank) all_left = all_left && job.rank_state(rank) == CatalogRank::kLeft;
+  for (uint32_t rank = 0; rank < job.ranks(); ++rank)
+    all_left = all_left && job.rank_state(rank) == CatalogRank::kLeft;
   if (all_left) RemoveJob(job, "its ranks have left");
 }
 
@@ -302,7 +330,9 @@ void StepLoopImpl::Tick(absl::Time now) {
     if (job == jobs_.end()) {
       lease_ends_.erase(id);
     } else if (job->second->phase() != JobPhase::kRunning) {
-      RemoveJob(*job->second, job->second->phase() == JobPhase::kOrphaned ? "its lease has ended" : "not all ranks attached in time");
+      RemoveJob(*job->second, job->second->phase() == JobPhase::kOrphaned
+                                  ? "its lease has ended"
+                                  : "not all ranks attached in time");
     }
   }
   if (!draining_.empty()) CheckDrained();

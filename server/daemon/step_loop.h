@@ -30,7 +30,7 @@ struct StepLoopOptions {
   SlabVault* vault = nullptr;
   PlanSource* plans = nullptr;
   Metrics* metrics = nullptr;  // may be null
-  std::string daemon;          // this daemon's id with the coordinator: whose devices of a plan are ours
+  std::string daemon;  // this daemon's id with the coordinator: whose devices of a plan are ours
   // How long state and parameters of a job without ranks stay.
   absl::Duration job_lease = absl::Minutes(10);
   // A fail point is configured (server/observe/fail_point.h): passages on device streams are enqueued too.

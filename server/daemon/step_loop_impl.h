@@ -70,7 +70,8 @@ class StepLoopImpl final : public StepLoop {
   void OnCompletion(const Completion& completion);
   void OnCarrierEvent(const CarrierEvent& event);
   void OnFrame(PeerId peer, const Frame& frame);
-  void Answer(PeerId peer, const Frame& frame, const GateDecision& decision, Job* job, uint32_t rank);
+  void Answer(PeerId peer, const Frame& frame, const GateDecision& decision, Job* job,
+              uint32_t rank);
   void OnKeeperEvent(const KeeperEvent& event);
   // After anything that may have moved a job: sends what it has to say, starts groups, orphans and ends it where that is due.
   void Settle(Job& job);
@@ -112,7 +113,8 @@ class StepLoopImpl final : public StepLoop {
   std::unordered_map<uint64_t, Done<Joined>> waiting_joins_;  // by ticket
   std::map<std::string, Planning> planning_;                  // by job name
   std::map<uint64_t, std::unique_ptr<Job>> jobs_;
-  std::map<uint64_t, absl::Time> lease_ends_;                 // of orphaned jobs, and of jobs that are not whole yet
+  std::map<uint64_t, absl::Time>
+      lease_ends_;  // of orphaned jobs, and of jobs that are not whole yet
   std::map<uint64_t, std::vector<absl::AnyInvocable<void()>>> after_step_;
   absl::flat_hash_map<uint64_t, Session> sessions_;
   absl::flat_hash_map<PeerId, Peer> peers_;
@@ -131,7 +133,8 @@ template <typename T, typename Work>
 void StepLoopImpl::Command(Done<T> done, Work work) {
   // Shared, because a refused post destroys the command, and `done` must be called all the same.
   auto shared = std::make_shared<Done<T>>(std::move(done));
-  const bool posted = mailbox_->Post([shared, work = std::move(work)]() mutable { work(std::move(*shared)); });
+  const bool posted =
+      mailbox_->Post([shared, work = std::move(work)]() mutable { work(std::move(*shared)); });
   if (!posted) (*shared)(absl::UnavailableError("the daemon is stopping"));
 }
 

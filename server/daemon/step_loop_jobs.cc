@@ -51,7 +51,8 @@ void StepLoopImpl::Refuse(const std::vector<JoinAnswer>& answers) {
 }
 
 void StepLoopImpl::OnJoin(JoinCommand command, Done<Joined> done) {
-  if (is_draining_ || stopped_) return done(absl::UnavailableError("the daemon drains: it takes no new jobs"));
+  if (is_draining_ || stopped_)
+    return done(absl::UnavailableError("the daemon drains: it takes no new jobs"));
   absl::Status valid = Validate(*command.manifest);
   if (valid.ok()) valid = Validate(*command.manifest, *command.rank);
   if (!valid.ok()) return done(valid);
@@ -61,7 +62,9 @@ void StepLoopImpl::OnJoin(JoinCommand command, Done<Joined> done) {
   if (planning_.contains(name) || (running != nullptr && running->phase() != JobPhase::kOrphaned)) {
     return done(absl::AlreadyExistsError(absl::StrFormat(
         "a job '%s' runs here%s", name,
-        running == nullptr ? "" : absl::StrFormat(" with %d ranks, at step %d", running->ranks(), running->verdict_step()))));
+        running == nullptr ? ""
+                           : absl::StrFormat(" with %d ranks, at step %d", running->ranks(),
+                                             running->verdict_step()))));
   }
   if (adopt && running == nullptr) {
     return done(absl::NotFoundError(absl::StrFormat("no state of a job '%s' is held here", name)));
@@ -69,12 +72,13 @@ void StepLoopImpl::OnJoin(JoinCommand command, Done<Joined> done) {
   if (adopt) {
     const std::string difference = FirstDifference(*running->layout().manifest, *command.manifest);
     if (!difference.empty()) {
-      return done(absl::FailedPreconditionError(
-          absl::StrFormat("job '%s': the state that is held is of another manifest: %s", name, difference)));
+      return done(absl::FailedPreconditionError(absl::StrFormat(
+          "job '%s': the state that is held is of another manifest: %s", name, difference)));
     }
   }
   waiting_joins_.emplace(command.ticket, std::move(done));
-  JoinBoard::Added added = board_.Add({command.ticket, command.manifest, command.rank, adopt, command.deadline});
+  JoinBoard::Added added =
+      board_.Add({command.ticket, command.manifest, command.rank, adopt, command.deadline});
   Refuse(added.refused);
   if (added.complete) OnComplete(*std::move(added.complete));
 }
@@ -99,9 +103,12 @@ void StepLoopImpl::OnComplete(CompleteJoin join) {
   auto rank_manifests = planning.join.ranks;
   const uint64_t adopted = planning.adopted;
   planning_.emplace(name, std::move(planning));
-  options_.plans->CreateJob(manifest, std::move(rank_manifests), adopted, [this, name](absl::StatusOr<PlannedJob> planned) {
-    mailbox_->Post([this, name, planned = std::move(planned)]() mutable { OnPlanned(name, std::move(planned)); });
-  });
+  options_.plans->CreateJob(manifest, std::move(rank_manifests), adopted,
+                            [this, name](absl::StatusOr<PlannedJob> planned) {
+                              mailbox_->Post([this, name, planned = std::move(planned)]() mutable {
+                                OnPlanned(name, std::move(planned));
+                              });
+                            });
 }
 
 void StepLoopImpl::OnPlanned(const std::string& name, absl::StatusOr<PlannedJob> planned) {
@@ -113,18 +120,22 @@ void StepLoopImpl::OnPlanned(const std::string& name, absl::StatusOr<PlannedJob>
     // A coordinator that has started again since does not know how often the job came back: what we hold counts.
     planned->incarnation = std::max(planned->incarnation, older->second->incarnation() + 1);
   }
-  absl::StatusOr<Job*> job = planned.ok() ? StartJob(planning, *planned) : absl::StatusOr<Job*>(planned.status());
+  absl::StatusOr<Job*> job =
+      planned.ok() ? StartJob(planning, *planned) : absl::StatusOr<Job*>(planned.status());
   if (!job.ok()) {
-    if (planned.ok() && planning.adopted == 0) options_.plans->EndJob(planned->job_id, std::string(job.status().message()));
+    if (planned.ok() && planning.adopted == 0)
+      options_.plans->EndJob(planned->job_id, std::string(job.status().message()));
     for (uint64_t ticket : planning.join.tickets) Refuse({{ticket, job.status()}});
     return;
   }
   for (uint32_t rank = 0; rank < planning.join.tickets.size(); ++rank) {
     const auto waiting = waiting_joins_.find(planning.join.tickets[rank]);
-    if (waiting == waiting_joins_.end()) continue;  // it has gone meanwhile: the attach deadline ends the job
+    if (waiting == waiting_joins_.end())
+      continue;  // it has gone meanwhile: the attach deadline ends the job
     Done<Joined> done = std::move(waiting->second);
     waiting_joins_.erase(waiting);
-    done(Joined{(*job)->id(), (*job)->record().sessions[rank], (*job)->incarnation(), (*job)->epoch(), (*job)->verdict_step()});
+    done(Joined{(*job)->id(), (*job)->record().sessions[rank], (*job)->incarnation(),
+                (*job)->epoch(), (*job)->verdict_step()});
   }
 }
 
@@ -139,14 +150,16 @@ absl::StatusOr<Job*> StepLoopImpl::StartJob(const Planning& planning, PlannedJob
   record.ranks = join.ranks;
   record.devices = static_cast<uint32_t>(devices_.size());
   for (size_t rank = 0; rank < join.ranks.size(); ++rank) record.sessions.push_back(MintId());
-  auto layout = JobLayout::Build(record.manifest, record.ranks, record.plan, options_.daemon, static_cast<int>(devices_.size()));
+  auto layout = JobLayout::Build(record.manifest, record.ranks, record.plan, options_.daemon,
+                                 static_cast<int>(devices_.size()));
   if (!layout.ok()) return layout.status();
   auto job = std::make_unique<Job>(std::move(record), *std::move(layout), Context());
   if (planning.adopted == 0) {
     if (absl::Status status = job->Keep(); !status.ok()) return status;
   } else {
     const auto older = jobs_.find(planning.adopted);
-    if (older == jobs_.end()) return absl::NotFoundError("the state to adopt has gone while its plan was made");
+    if (older == jobs_.end())
+      return absl::NotFoundError("the state to adopt has gone while its plan was made");
     if (absl::Status status = job->Adopt(*older->second); !status.ok()) return status;
     scheduler_->RemoveJob(older->first);
     ForgetSessions(*older->second);
@@ -159,8 +172,13 @@ absl::StatusOr<Job*> StepLoopImpl::StartJob(const Planning& planning, PlannedJob
   jobs_.emplace(started->id(), std::move(job));
   lease_ends_[started->id()] = absl::Now() + kAttachDeadline;
   Log(Severity::kInfo, "job.started",
-      {{"job", started->name()}, {"job_id", started->id()}, {"incarnation", started->incarnation()}, {"ranks", started->ranks()},
-       {"items", started->layout().page.items}, {"parameters", started->layout().parameters}, {"step", started->verdict_step()}});
+      {{"job", started->name()},
+       {"job_id", started->id()},
+       {"incarnation", started->incarnation()},
+       {"ranks", started->ranks()},
+       {"items", started->layout().page.items},
+       {"parameters", started->layout().parameters},
+       {"step", started->verdict_step()}});
   if (options_.metrics != nullptr) {
     options_.metrics->Jobs(static_cast<int>(jobs_.size()));
     options_.metrics->Epoch(started->epoch());
@@ -170,7 +188,8 @@ absl::StatusOr<Job*> StepLoopImpl::StartJob(const Planning& planning, PlannedJob
 }
 
 JobContext StepLoopImpl::Context() {
-  return {*options_.backend, devices_, *scheduler_, *mailbox_, *options_.vault, options_.metrics, options_.fail_points};
+  return {*options_.backend, devices_,         *scheduler_,         *mailbox_,
+          *options_.vault,   options_.metrics, options_.fail_points};
 }
 
 void StepLoopImpl::AddSessions(Job& job) {
@@ -199,7 +218,8 @@ absl::StatusOr<Attached> StepLoopImpl::OnAttach(uint64_t session_id) {
   if (absl::Status status = job.slabs().Grant(rank, session_id); !status.ok()) return status;
   job.SetRankState(rank, CatalogRank::kAttached);
   bool all = true;
-  for (uint32_t other = 0; other < job.ranks(); ++other) all = all && job.rank_state(other) == CatalogRank::kAttached;
+  for (uint32_t other = 0; other < job.ranks(); ++other)
+    all = all && job.rank_state(other) == CatalogRank::kAttached;
   if (all) lease_ends_.erase(job.id());
 
   const JobLayout& layout = job.layout();
@@ -210,7 +230,8 @@ absl::StatusOr<Attached> StepLoopImpl::OnAttach(uint64_t session_id) {
   attached.page_bytes = layout.page_bytes;
   for (size_t block = 0; block < mine.blocks.size(); ++block) {
     const BlockLayout& at = mine.blocks[block];
-    attached.blocks.push_back({static_cast<int32_t>(block), at.gradient_offset, at.parameter_offset, at.push_gradient});
+    attached.blocks.push_back(
+        {static_cast<int32_t>(block), at.gradient_offset, at.parameter_offset, at.push_gradient});
   }
   for (const BucketLayout& bucket : layout.buckets) {
     PlannedBucket planned;
@@ -228,7 +249,9 @@ absl::StatusOr<Attached> StepLoopImpl::OnAttach(uint64_t session_id) {
   if (options_.metrics != nullptr) {
     for (size_t device = 0; device < devices_.size(); ++device) {
       const Device& chip = *options_.backend->devices()[device];
-      options_.metrics->DeviceOwned(static_cast<int>(device), chip.info().memory_bytes - chip.free_bytes(), chip.info().memory_bytes);
+      options_.metrics->DeviceOwned(static_cast<int>(device),
+                                    chip.info().memory_bytes - chip.free_bytes(),
+                                    chip.info().memory_bytes);
     }
   }
   return attached;
@@ -244,10 +267,12 @@ void StepLoopImpl::Detach(uint64_t session, Done<std::monostate> done) {
 
 absl::Status StepLoopImpl::OnDetach(uint64_t session_id) {
   Session* session = FindSession(session_id);
-  if (session == nullptr) return absl::NotFoundError("no such session: it has left already, or never joined");
+  if (session == nullptr)
+    return absl::NotFoundError("no such session: it has left already, or never joined");
   Job& job = *session->job;
   job.SetRankState(session->rank, CatalogRank::kLeft);
-  Log(Severity::kInfo, "rank.left", {{"job", job.name()}, {"rank", session->rank}, {"step", job.verdict_step()}});
+  Log(Severity::kInfo, "rank.left",
+      {{"job", job.name()}, {"rank", session->rank}, {"step", job.verdict_step()}});
   if (session->peer != kNoPeer) peers_[session->peer].session = 0;
   sessions_.erase(session_id);
   const absl::Status status = options_.vault->Revoke(session_id);
@@ -260,7 +285,9 @@ void StepLoopImpl::OrphanJob(Job& job) {
   job.Orphan();
   const absl::Duration lease = job.has_slabs() ? options_.job_lease : absl::ZeroDuration();
   Log(Severity::kWarning, "job.orphaned",
-      {{"job", job.name()}, {"step", job.verdict_step()}, {"lease_seconds", absl::ToDoubleSeconds(lease)}});
+      {{"job", job.name()},
+       {"step", job.verdict_step()},
+       {"lease_seconds", absl::ToDoubleSeconds(lease)}});
   lease_ends_[job.id()] = absl::Now() + lease;
 }
 
@@ -270,7 +297,8 @@ void StepLoopImpl::ForgetSessions(const Job& job) {
 
 void StepLoopImpl::RemoveJob(Job& job, const std::string& reason) {
   const uint64_t id = job.id();
-  Log(Severity::kInfo, "job.ended", {{"job", job.name()}, {"job_id", id}, {"step", job.verdict_step()}, {"reason", reason}});
+  Log(Severity::kInfo, "job.ended",
+      {{"job", job.name()}, {"job_id", id}, {"step", job.verdict_step()}, {"reason", reason}});
   ForgetSessions(job);
   scheduler_->RemoveJob(id);
   lease_ends_.erase(id);
@@ -294,20 +322,26 @@ absl::Status StepLoopImpl::RecoverJob(uint64_t id, std::vector<KeptSlab>& slabs)
   const int copy = ::dup(newest->descriptor.get());
   auto catalog = ImportHostSlab(copy, newest->info.size_bytes);
   if (!catalog.ok()) return catalog.status();
-  auto record = ReadCatalog({static_cast<const char*>((*catalog)->data()), (*catalog)->size_bytes()});
+  auto record =
+      ReadCatalog({static_cast<const char*>((*catalog)->data()), (*catalog)->size_bytes()});
   if (!record.ok()) return record.status();
-  if (record->job != id) return absl::DataLossError(absl::StrFormat("the catalogue is of job %x", record->job));
-  auto layout = JobLayout::Build(record->manifest, record->ranks, record->plan, options_.daemon, static_cast<int>(devices_.size()));
+  if (record->job != id)
+    return absl::DataLossError(absl::StrFormat("the catalogue is of job %x", record->job));
+  auto layout = JobLayout::Build(record->manifest, record->ranks, record->plan, options_.daemon,
+                                 static_cast<int>(devices_.size()));
   if (!layout.ok()) return layout.status();
   auto job = std::make_unique<Job>(*std::move(record), *std::move(layout), Context());
   catalog->reset();
   if (absl::Status status = job->Import(std::move(*newest)); !status.ok()) return status;
   for (KeptSlab& slab : slabs) {
     if (&slab == newest) continue;
-    const absl::Status status = slab.info.kind == SlabKind::kCatalog ? options_.vault->Drop(slab.info.slab) : job->Import(std::move(slab));
+    const absl::Status status = slab.info.kind == SlabKind::kCatalog
+                                    ? options_.vault->Drop(slab.info.slab)
+                                    : job->Import(std::move(slab));
     if (!status.ok()) return status;
   }
-  Log(Severity::kInfo, "job.found", {{"job", job->name()}, {"incarnation", job->incarnation()}, {"slabs", slabs.size()}});
+  Log(Severity::kInfo, "job.found",
+      {{"job", job->name()}, {"incarnation", job->incarnation()}, {"slabs", slabs.size()}});
   scheduler_->AddJob(id);
   AddSessions(*job);
   Job* found = job.get();
@@ -368,13 +402,15 @@ void StepLoopImpl::Drain(absl::Time deadline, Done<int32_t> done) {
   });
 }
 
-void StepLoopImpl::GetPlan(uint64_t job_id, uint64_t epoch, Done<std::shared_ptr<const Plan>> done) {
+void StepLoopImpl::GetPlan(uint64_t job_id, uint64_t epoch,
+                           Done<std::shared_ptr<const Plan>> done) {
   Command(std::move(done), [this, job_id, epoch](Done<std::shared_ptr<const Plan>> answer) {
     const auto job = jobs_.find(job_id);
-    if (job == jobs_.end()) return answer(absl::NotFoundError(absl::StrFormat("no job %d", job_id)));
+    if (job == jobs_.end())
+      return answer(absl::NotFoundError(absl::StrFormat("no job %d", job_id)));
     if (epoch != 0 && epoch != job->second->epoch()) {
-      return answer(absl::NotFoundError(
-          absl::StrFormat("job '%s' is under epoch %d, not %d", job->second->name(), job->second->epoch(), epoch)));
+      return answer(absl::NotFoundError(absl::StrFormat(
+          "job '%s' is under epoch %d, not %d", job->second->name(), job->second->epoch(), epoch)));
     }
     answer(job->second->layout().plan);
   });

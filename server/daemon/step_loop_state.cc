@@ -12,7 +12,8 @@ namespace muond {
 absl::StatusOr<Job*> StepLoopImpl::AttachedJob(uint64_t session_id) {
   Session* session = FindSession(session_id);
   if (session == nullptr) return absl::NotFoundError("no such session: join first");
-  if (!session->job->has_slabs()) return absl::FailedPreconditionError("the session has not attached yet");
+  if (!session->job->has_slabs())
+    return absl::FailedPreconditionError("the session has not attached yet");
   return session->job;
 }
 
@@ -38,7 +39,8 @@ void StepLoopImpl::ReadState(ReadStateCommand command, Done<StatePiece> done) {
       const auto total = state.SizeBytes(command.tensor, command.field);
       if (!total.ok()) return answer(total.status());
       piece.total_bytes = *total;
-      auto data = state.Read(command.tensor, command.field, command.offset_bytes, std::min(command.size_bytes_max, kStatePieceBytesMax));
+      auto data = state.Read(command.tensor, command.field, command.offset_bytes,
+                             std::min(command.size_bytes_max, kStatePieceBytesMax));
       if (!data.ok()) return answer(data.status());
       piece.data = *std::move(data);
       answer(std::move(piece));
@@ -47,13 +49,16 @@ void StepLoopImpl::ReadState(ReadStateCommand command, Done<StatePiece> done) {
 }
 
 void StepLoopImpl::WriteState(WriteStateCommand command, Done<std::monostate> done) {
-  Command(std::move(done), [this, command = std::move(command)](Done<std::monostate> answer) mutable {
+  Command(std::move(done), [this,
+                            command = std::move(command)](Done<std::monostate> answer) mutable {
     auto job = AttachedJob(command.session);
     if (!job.ok()) return answer(job.status());
     BetweenSteps(**job, [this, command = std::move(command), answer = std::move(answer)]() mutable {
       auto found = AttachedJob(command.session);
       absl::Status status = found.status();
-      if (status.ok()) status = TensorState(**found, devices_).Write(command.tensor, command.field, command.offset_bytes, command.data);
+      if (status.ok())
+        status = TensorState(**found, devices_)
+                     .Write(command.tensor, command.field, command.offset_bytes, command.data);
       if (status.ok()) return answer(std::monostate());
       answer(status);
     });
@@ -61,22 +66,25 @@ void StepLoopImpl::WriteState(WriteStateCommand command, Done<std::monostate> do
 }
 
 void StepLoopImpl::Snapshot(SnapshotCommand command, Done<SnapshotTaken> done) {
-  Command(std::move(done), [this, command = std::move(command)](Done<SnapshotTaken> answer) mutable {
-    Job* job = nullptr;
-    if (command.session != 0) {
-      auto attached = AttachedJob(command.session);
-      if (!attached.ok()) return answer(attached.status());
-      job = *attached;
-    } else {
-      job = FindJob(command.job);
-      if (job == nullptr || !job->has_slabs()) return answer(absl::NotFoundError(absl::StrFormat("no job '%s'", command.job)));
-    }
-    BetweenSteps(*job, [this, id = job->id(), command = std::move(command), answer = std::move(answer)]() mutable {
-      const auto found = jobs_.find(id);
-      if (found == jobs_.end()) return answer(absl::NotFoundError("the job has ended"));
-      answer(WriteSnapshot(*found->second, devices_, command.directory));
-    });
-  });
+  Command(std::move(done),
+          [this, command = std::move(command)](Done<SnapshotTaken> answer) mutable {
+            Job* job = nullptr;
+            if (command.session != 0) {
+              auto attached = AttachedJob(command.session);
+              if (!attached.ok()) return answer(attached.status());
+              job = *attached;
+            } else {
+              job = FindJob(command.job);
+              if (job == nullptr || !job->has_slabs())
+                return answer(absl::NotFoundError(absl::StrFormat("no job '%s'", command.job)));
+            }
+            BetweenSteps(*job, [this, id = job->id(), command = std::move(command),
+                                answer = std::move(answer)]() mutable {
+              const auto found = jobs_.find(id);
+              if (found == jobs_.end()) return answer(absl::NotFoundError("the job has ended"));
+              answer(WriteSnapshot(*found->second, devices_, command.directory));
+            });
+          });
 }
 
 void StepLoopImpl::Status(Done<StatusReport> done) {
@@ -114,7 +122,8 @@ JobReport StepLoopImpl::ReportOf(const Job& job) const {
   }
   for (int phase = 0; phase < kPhases; ++phase) {
     const Metrics::PhaseSeconds& seconds = job.phase_seconds()[phase];
-    if (seconds.count > 0) report.phases.push_back({Name(static_cast<Phase>(phase)), seconds.median, seconds.last});
+    if (seconds.count > 0)
+      report.phases.push_back({Name(static_cast<Phase>(phase)), seconds.median, seconds.last});
   }
   return report;
 }
@@ -134,7 +143,8 @@ StatusReport StepLoopImpl::Report() const {
     entry.memory_free_bytes = device.free_bytes();
     for (const auto& [id, job] : jobs_) {
       entry.owned_bytes += job->layout().state.device_bytes(static_cast<int>(d));
-      for (const ScheduledItem& item : job->layout().device_items[d]) entry.cost_seconds += item.cost_seconds;
+      for (const ScheduledItem& item : job->layout().device_items[d])
+        entry.cost_seconds += item.cost_seconds;
       entry.items += static_cast<int64_t>(job->layout().device_items[d].size());
     }
     report.devices.push_back(std::move(entry));

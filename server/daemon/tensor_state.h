@@ -18,8 +18,10 @@ class TensorState {
   explicit TensorState(Job& job, std::vector<DeviceRoom>& devices);
 
   absl::StatusOr<uint64_t> SizeBytes(int32_t tensor, StateName field) const;
-  absl::StatusOr<std::string> Read(int32_t tensor, StateName field, uint64_t offset_bytes, uint64_t size_bytes_max);
-  absl::Status Write(int32_t tensor, StateName field, uint64_t offset_bytes, absl::string_view data);
+  absl::StatusOr<std::string> Read(int32_t tensor, StateName field, uint64_t offset_bytes,
+                                   uint64_t size_bytes_max);
+  absl::Status Write(int32_t tensor, StateName field, uint64_t offset_bytes,
+                     absl::string_view data);
 
  private:
   struct RunAt {

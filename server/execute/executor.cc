@@ -10,7 +10,8 @@ uint64_t WorkspaceBytes(const Ops& ops, absl::Span<ItemWork* const> works) {
   uint64_t bytes = 0;
   for (ItemWork* work : works) {
     if (!work->is_muon) continue;
-    bytes = std::max(bytes, MuonWorkspaceBytes(ops, absl::MakeConstSpan(&work->muon, 1), UINT64_MAX));
+    bytes =
+        std::max(bytes, MuonWorkspaceBytes(ops, absl::MakeConstSpan(&work->muon, 1), UINT64_MAX));
   }
   return bytes;
 }
@@ -20,8 +21,9 @@ absl::Status Executor::Run(absl::Span<ItemWork* const> group) {
   if (group.front()->is_muon) {
     muon_.resize(std::max(muon_.size(), group.size()));
     for (size_t i = 0; i < group.size(); ++i) std::swap(muon_[i], group[i]->muon);
-    absl::Status status = MuonStep(lane_.ops(), lane_.stream(), absl::MakeConstSpan(muon_).first(group.size()),
-                                   lane_.workspace(), lane_.workspace_bytes());
+    absl::Status status =
+        MuonStep(lane_.ops(), lane_.stream(), absl::MakeConstSpan(muon_).first(group.size()),
+                 lane_.workspace(), lane_.workspace_bytes());
     for (size_t i = 0; i < group.size(); ++i) std::swap(muon_[i], group[i]->muon);
     return status;
   }

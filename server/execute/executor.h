@@ -40,7 +40,8 @@ class Executor {
 
  private:
   Lane& lane_;
-  std::vector<MuonItem> muon_;     // scratch: the items travel through it, because a call takes them side by side
+  std::vector<MuonItem>
+      muon_;  // scratch: the items travel through it, because a call takes them side by side
   std::vector<AdamWTask> adamw_;
 };
 

@@ -4,7 +4,8 @@
 
 namespace muond {
 
-Gatherer::Gatherer(uint32_t ranks, uint32_t buckets, uint32_t items, absl::Span<const ItemSource> sources)
+Gatherer::Gatherer(uint32_t ranks, uint32_t buckets, uint32_t items,
+                   absl::Span<const ItemSource> sources)
     : buckets_(buckets),
       cells_(size_t{ranks} * buckets, 0),
       first_(size_t{ranks} * buckets + 1, 0),
@@ -15,10 +16,12 @@ Gatherer::Gatherer(uint32_t ranks, uint32_t buckets, uint32_t items, absl::Span<
   const auto key = [this](const ItemSource& source) {
     return std::make_pair(size_t{source.rank} * buckets_ + source.bucket, source.item);
   };
-  std::sort(sorted.begin(), sorted.end(), [&](const ItemSource& x, const ItemSource& y) { return key(x) < key(y); });
-  sorted.erase(std::unique(sorted.begin(), sorted.end(),
-                           [&](const ItemSource& x, const ItemSource& y) { return key(x) == key(y); }),
-               sorted.end());
+  std::sort(sorted.begin(), sorted.end(),
+            [&](const ItemSource& x, const ItemSource& y) { return key(x) < key(y); });
+  sorted.erase(
+      std::unique(sorted.begin(), sorted.end(),
+                  [&](const ItemSource& x, const ItemSource& y) { return key(x) == key(y); }),
+      sorted.end());
   for (const ItemSource& source : sorted) {
     ++first_[key(source).first + 1];
     ++sources_of_[source.item];
@@ -37,7 +40,8 @@ void Gatherer::Begin(uint64_t step) {
   missing_ = sources_of_;
 }
 
-AnnouncementTaken Gatherer::Announce(uint32_t rank, uint32_t bucket, uint64_t cell, std::vector<uint32_t>* whole) {
+AnnouncementTaken Gatherer::Announce(uint32_t rank, uint32_t bucket, uint64_t cell,
+                                     std::vector<uint32_t>* whole) {
   if (AnnouncedStep(cell) != step_) return AnnouncementTaken::kOtherStep;
   uint64_t& known = cells_[size_t{rank} * buckets_ + bucket];
   const bool first = AnnouncedStep(known) != step_;

@@ -16,7 +16,9 @@ namespace muond {
 
 // The value of a gradient_ready cell.
 inline constexpr uint32_t kAttemptsMax = 0xffff;
-constexpr uint64_t PackAnnouncement(uint64_t step, uint32_t attempt) { return step << 16 | attempt; }
+constexpr uint64_t PackAnnouncement(uint64_t step, uint32_t attempt) {
+  return step << 16 | attempt;
+}
 constexpr uint64_t AnnouncedStep(uint64_t cell) { return cell >> 16; }
 constexpr uint32_t AnnouncedAttempt(uint64_t cell) { return static_cast<uint32_t>(cell & 0xffff); }
 
@@ -38,22 +40,28 @@ class Gatherer {
 
   void Begin(uint64_t step);
   // `cell` is a gradient_ready value. Items that this makes whole (or whole again) are appended to `whole`.
-  AnnouncementTaken Announce(uint32_t rank, uint32_t bucket, uint64_t cell, std::vector<uint32_t>* whole);
+  AnnouncementTaken Announce(uint32_t rank, uint32_t bucket, uint64_t cell,
+                             std::vector<uint32_t>* whole);
 
   uint64_t step() const { return step_; }
   bool whole(uint32_t item) const { return missing_[item] == 0; }
   // Rises with every superseding announcement that touches the item.
   uint32_t generation(uint32_t item) const { return generations_[item]; }
-  bool announced(uint32_t rank, uint32_t bucket) const { return AnnouncedStep(cells_[rank * buckets_ + bucket]) == step_; }
-  uint32_t attempt(uint32_t rank, uint32_t bucket) const { return AnnouncedAttempt(cells_[rank * buckets_ + bucket]); }
+  bool announced(uint32_t rank, uint32_t bucket) const {
+    return AnnouncedStep(cells_[rank * buckets_ + bucket]) == step_;
+  }
+  uint32_t attempt(uint32_t rank, uint32_t bucket) const {
+    return AnnouncedAttempt(cells_[rank * buckets_ + bucket]);
+  }
 
  private:
   absl::Span<const uint32_t> ItemsOf(uint32_t rank, uint32_t bucket) const;
 
   uint32_t buckets_;
   uint64_t step_ = 0;
-  std::vector<uint64_t> cells_;                // [ranks][buckets], the newest announcement
-  std::vector<uint32_t> first_, items_;        // items of (rank, bucket): items_[first_[k] .. first_[k + 1])
+  std::vector<uint64_t> cells_;  // [ranks][buckets], the newest announcement
+  std::vector<uint32_t> first_,
+      items_;  // items of (rank, bucket): items_[first_[k] .. first_[k + 1])
   std::vector<uint32_t> sources_of_, missing_, generations_;  // [items]
 };
 

@@ -18,20 +18,23 @@ struct HeldRectangles {
   std::vector<Rectangle> rectangles;
 };
 
-bool Reads(const ShardSpec& shard, const Part& part) { return shard.replica_kind == ReplicaKind::kSum || part.provides; }
+bool Reads(const ShardSpec& shard, const Part& part) {
+  return shard.replica_kind == ReplicaKind::kSum || part.provides;
+}
 
 }  // namespace
 
-absl::StatusOr<std::vector<ItemParts>> PartsOf(const Manifest& manifest, absl::Span<const RankManifest* const> ranks,
-                                               absl::Span<const PlanItem> items,
-                                               int32_t (*provider)(int32_t tensor, int32_t replicas)) {
+absl::StatusOr<std::vector<ItemParts>> PartsOf(
+    const Manifest& manifest, absl::Span<const RankManifest* const> ranks,
+    absl::Span<const PlanItem> items, int32_t (*provider)(int32_t tensor, int32_t replicas)) {
   std::vector<std::vector<HeldRectangles>> of_tensor(manifest.tensors.size());
   for (uint32_t rank = 0; rank < ranks.size(); ++rank) {
     for (uint32_t shard = 0; shard < ranks[rank]->shards.size(); ++shard) {
       const ShardSpec& spec = ranks[rank]->shards[shard];
       auto rectangles = RectanglesOf(manifest.tensors[spec.tensor], spec);
       if (!rectangles.ok()) return rectangles.status();
-      if (!rectangles->empty()) of_tensor[spec.tensor].push_back({rank, shard, *std::move(rectangles)});
+      if (!rectangles->empty())
+        of_tensor[spec.tensor].push_back({rank, shard, *std::move(rectangles)});
     }
   }
   std::vector<ItemParts> result;
@@ -47,7 +50,8 @@ absl::StatusOr<std::vector<ItemParts>> PartsOf(const Manifest& manifest, absl::S
       parts.buckets.push_back(static_cast<uint32_t>(tensor.bucket));
       for (const HeldRectangles& held : of_tensor[segment.tensor]) {
         const ShardSpec& spec = ranks[held.rank]->shards[held.shard];
-        for (const Rectangle& rectangle : Clip(held.rectangles, segment.row_begin, segment.row_end)) {
+        for (const Rectangle& rectangle :
+             Clip(held.rectangles, segment.row_begin, segment.row_end)) {
           run.parts.push_back({held.rank, held.shard, spec.replica,
                                spec.replica == provider(segment.tensor, spec.replicas), rectangle});
           parts.ranks.push_back(held.rank);
@@ -67,15 +71,16 @@ std::vector<ItemSource> SourcesOf(const Manifest& manifest, absl::Span<const Ite
     for (const RunParts& run : items[item].runs) {
       const uint32_t bucket = static_cast<uint32_t>(manifest.tensors[run.tensor].bucket);
       for (const Part& part : run.parts) {
-        if (Reads(ranks[part.rank]->shards[part.shard], part)) sources.push_back({item, part.rank, bucket});
+        if (Reads(ranks[part.rank]->shards[part.shard], part))
+          sources.push_back({item, part.rank, bucket});
       }
     }
   }
   return sources;
 }
 
-absl::StatusOr<std::vector<GatheredTensor>> GatheredTensors(const Manifest& manifest,
-                                                            absl::Span<const RankManifest* const> ranks) {
+absl::StatusOr<std::vector<GatheredTensor>> GatheredTensors(
+    const Manifest& manifest, absl::Span<const RankManifest* const> ranks) {
   std::vector<GatheredTensor> tensors(manifest.tensors.size());
   for (uint32_t rank = 0; rank < ranks.size(); ++rank) {
     for (uint32_t block = 0; block < ranks[rank]->shards.size(); ++block) {
@@ -87,25 +92,32 @@ absl::StatusOr<std::vector<GatheredTensor>> GatheredTensors(const Manifest& mani
       if (ElementsOf(shard) > 0) tensor.replicas[shard.replica].blocks.push_back({rank, block});
     }
   }
-  const auto shard_of = [&ranks](const HeldBlock& held) -> const ShardSpec& { return ranks[held.rank]->shards[held.block]; };
+  const auto shard_of = [&ranks](const HeldBlock& held) -> const ShardSpec& {
+    return ranks[held.rank]->shards[held.block];
+  };
   for (size_t t = 0; t < tensors.size(); ++t) {
     if (!tensors[t].same) continue;
     for (ReplicaBlocks& replica : tensors[t].replicas) {
       std::sort(replica.blocks.begin(), replica.blocks.end(),
-                [&](const HeldBlock& x, const HeldBlock& y) { return shard_of(x).offset < shard_of(y).offset; });
+                [&](const HeldBlock& x, const HeldBlock& y) {
+                  return shard_of(x).offset < shard_of(y).offset;
+                });
     }
     const ReplicaBlocks& first = tensors[t].replicas.front();
     for (size_t r = 1; r < tensors[t].replicas.size(); ++r) {
       const ReplicaBlocks& other = tensors[t].replicas[r];
-      const bool equal = std::equal(first.blocks.begin(), first.blocks.end(), other.blocks.begin(), other.blocks.end(),
-                                    [&](const HeldBlock& x, const HeldBlock& y) {
-                                      return shard_of(x).offset == shard_of(y).offset && shard_of(x).extent == shard_of(y).extent;
-                                    });
+      const bool equal =
+          std::equal(first.blocks.begin(), first.blocks.end(), other.blocks.begin(),
+                     other.blocks.end(), [&](const HeldBlock& x, const HeldBlock& y) {
+                       return shard_of(x).offset == shard_of(y).offset &&
+                              shard_of(x).extent == shard_of(y).extent;
+                     });
       if (!equal) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "tensor '%s': equal replicas 0 (%d blocks) and %d (%d blocks) are cut differently; their digests are compared "
-            "block by block",
-            manifest.tensors[t].name, first.blocks.size(), r, other.blocks.size()));
+        return absl::InvalidArgumentError(
+            absl::StrFormat("tensor '%s': equal replicas 0 (%d blocks) and %d (%d blocks) are cut "
+                            "differently; their digests are compared "
+                            "block by block",
+                            manifest.tensors[t].name, first.blocks.size(), r, other.blocks.size()));
       }
     }
   }

@@ -37,15 +37,16 @@ struct ItemParts {
 };
 
 // `provider(tensor, replicas)` names the equal replica that is read.
-absl::StatusOr<std::vector<ItemParts>> PartsOf(const Manifest& manifest, absl::Span<const RankManifest* const> ranks,
-                                               absl::Span<const PlanItem> items,
-                                               int32_t (*provider)(int32_t tensor, int32_t replicas));
+absl::StatusOr<std::vector<ItemParts>> PartsOf(
+    const Manifest& manifest, absl::Span<const RankManifest* const> ranks,
+    absl::Span<const PlanItem> items, int32_t (*provider)(int32_t tensor, int32_t replicas));
 
 // The announcements that each item waits for.
-std::vector<ItemSource> SourcesOf(const Manifest& manifest, absl::Span<const ItemParts> items, absl::Span<const RankManifest* const> ranks);
+std::vector<ItemSource> SourcesOf(const Manifest& manifest, absl::Span<const ItemParts> items,
+                                  absl::Span<const RankManifest* const> ranks);
 
 // The tensors as the verdict sees them.
-absl::StatusOr<std::vector<GatheredTensor>> GatheredTensors(const Manifest& manifest,
-                                                            absl::Span<const RankManifest* const> ranks);
+absl::StatusOr<std::vector<GatheredTensor>> GatheredTensors(
+    const Manifest& manifest, absl::Span<const RankManifest* const> ranks);
 
 }  // namespace muond

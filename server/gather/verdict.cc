@@ -9,7 +9,9 @@
 namespace muond {
 namespace {
 
-bool SameBits(double x, double y) { return std::bit_cast<uint64_t>(x) == std::bit_cast<uint64_t>(y); }
+bool SameBits(double x, double y) {
+  return std::bit_cast<uint64_t>(x) == std::bit_cast<uint64_t>(y);
+}
 
 bool HasGradient(const VerdictInput& input, uint32_t rank, uint32_t tensor) {
   return input.page->present(rank, input.step)[tensor / 64] >> (tensor % 64) & 1;
@@ -28,8 +30,12 @@ struct NamedScalar {
   double GroupScalars::*value;
 };
 constexpr NamedScalar kScalars[] = {
-    {"lr", &GroupScalars::lr},       {"weight_decay", &GroupScalars::weight_decay}, {"momentum", &GroupScalars::momentum},
-    {"eps", &GroupScalars::eps},     {"beta1", &GroupScalars::beta1},               {"beta2", &GroupScalars::beta2},
+    {"lr", &GroupScalars::lr},
+    {"weight_decay", &GroupScalars::weight_decay},
+    {"momentum", &GroupScalars::momentum},
+    {"eps", &GroupScalars::eps},
+    {"beta1", &GroupScalars::beta1},
+    {"beta2", &GroupScalars::beta2},
 };
 
 // Compares rank `rank`'s sheet with rank 0's.
@@ -38,14 +44,17 @@ bool SheetEqual(const VerdictInput& input, uint32_t rank, Verdict* verdict) {
   const SheetHeader& other = input.page->sheet(rank, input.step);
   const auto differ = [&](uint32_t field, const std::string& name, double a, double b) {
     *verdict = Void(VoidReason::kSheetsDiffer, field,
-                    absl::StrFormat("step %d: ranks 0 and %d disagree on %s: %.17g against %.17g", input.step, rank, name, a, b));
+                    absl::StrFormat("step %d: ranks 0 and %d disagree on %s: %.17g against %.17g",
+                                    input.step, rank, name, a, b));
     return false;
   };
   if (!SameBits(first.loss_scale, other.loss_scale)) {
-    return differ(static_cast<uint32_t>(SheetField::kLossScale), "loss_scale", first.loss_scale, other.loss_scale);
+    return differ(static_cast<uint32_t>(SheetField::kLossScale), "loss_scale", first.loss_scale,
+                  other.loss_scale);
   }
   if (!SameBits(first.clip_norm, other.clip_norm)) {
-    return differ(static_cast<uint32_t>(SheetField::kClipNorm), "clip_norm", first.clip_norm, other.clip_norm);
+    return differ(static_cast<uint32_t>(SheetField::kClipNorm), "clip_norm", first.clip_norm,
+                  other.clip_norm);
   }
   const GroupScalars* a = input.page->groups(0, input.step);
   const GroupScalars* b = input.page->groups(rank, input.step);
@@ -53,11 +62,12 @@ bool SheetEqual(const VerdictInput& input, uint32_t rank, Verdict* verdict) {
     const uint32_t field = static_cast<uint32_t>(SheetField::kGroupScalars) + 8 * group;
     for (uint32_t i = 0; i < std::size(kScalars); ++i) {
       const double x = a[group].*kScalars[i].value, y = b[group].*kScalars[i].value;
-      if (!SameBits(x, y)) return differ(field + i, absl::StrFormat("group %d %s", group, kScalars[i].name), x, y);
+      if (!SameBits(x, y))
+        return differ(field + i, absl::StrFormat("group %d %s", group, kScalars[i].name), x, y);
     }
     if (a[group].nesterov != b[group].nesterov) {
-      return differ(field + 6, absl::StrFormat("group %d nesterov", group), static_cast<double>(a[group].nesterov),
-                    static_cast<double>(b[group].nesterov));
+      return differ(field + 6, absl::StrFormat("group %d nesterov", group),
+                    static_cast<double>(a[group].nesterov), static_cast<double>(b[group].nesterov));
     }
   }
   return true;
@@ -79,33 +89,39 @@ bool Judge::Sheets(const VerdictInput& input, Verdict* verdict) {
   for (uint32_t rank = 0; rank < input.ranks; ++rank) {
     const SheetHeader& sheet = input.page->sheet(rank, input.step);
     if (sheet.epoch != input.epoch) {
-      *verdict = Void(VoidReason::kSheetsDiffer, static_cast<uint32_t>(SheetField::kEpoch),
-                      absl::StrFormat("step %d: rank %d filled its sheet under epoch %d, the plan's is %d", input.step, rank,
-                                      sheet.epoch, input.epoch));
+      *verdict =
+          Void(VoidReason::kSheetsDiffer, static_cast<uint32_t>(SheetField::kEpoch),
+               absl::StrFormat("step %d: rank %d filled its sheet under epoch %d, the plan's is %d",
+                               input.step, rank, sheet.epoch, input.epoch));
       return false;
     }
     if (sheet.incarnation != input.incarnation) {
-      *verdict = Void(VoidReason::kSheetsDiffer, static_cast<uint32_t>(SheetField::kIncarnation),
-                      absl::StrFormat("step %d: rank %d filled its sheet as incarnation %d, the job is at %d", input.step, rank,
-                                      sheet.incarnation, input.incarnation));
+      *verdict = Void(
+          VoidReason::kSheetsDiffer, static_cast<uint32_t>(SheetField::kIncarnation),
+          absl::StrFormat("step %d: rank %d filled its sheet as incarnation %d, the job is at %d",
+                          input.step, rank, sheet.incarnation, input.incarnation));
       return false;
     }
     if (rank > 0 && !SheetEqual(input, rank, verdict)) return false;
   }
   const double loss_scale = input.page->sheet(0, input.step).loss_scale;
   if (!(loss_scale > 0) || !std::isfinite(loss_scale)) {
-    *verdict = Void(VoidReason::kNonFinite, kNone, absl::StrFormat("step %d: loss scale %g", input.step, loss_scale));
+    *verdict = Void(VoidReason::kNonFinite, kNone,
+                    absl::StrFormat("step %d: loss scale %g", input.step, loss_scale));
     return false;
   }
   for (uint32_t rank = 0; rank < input.ranks; ++rank) {
     if (input.page->sheet(rank, input.step).found_inf == 0) continue;
-    *verdict = Void(VoidReason::kFoundInf, kNone, absl::StrFormat("step %d: rank %d found an Inf while unscaling", input.step, rank));
+    *verdict =
+        Void(VoidReason::kFoundInf, kNone,
+             absl::StrFormat("step %d: rank %d found an Inf while unscaling", input.step, rank));
     return false;
   }
   return true;
 }
 
-bool ReplicaPresent(const VerdictInput& input, uint32_t tensor, const ReplicaBlocks& replica, bool* uniform) {
+bool ReplicaPresent(const VerdictInput& input, uint32_t tensor, const ReplicaBlocks& replica,
+                    bool* uniform) {
   *uniform = true;
   if (replica.blocks.empty()) return true;
   const bool present = HasGradient(input, replica.blocks.front().rank, tensor);
@@ -128,9 +144,10 @@ bool Judge::Presence(const VerdictInput& input, std::vector<uint8_t>* presence, 
     }
     const bool all_or_none = present == 0 || present == gathered.replicas.size();
     if (!uniform || (gathered.same && !all_or_none)) {
-      *verdict = Void(VoidReason::kNotWhole, tensor,
-                      absl::StrFormat("step %d: tensor '%s' has a gradient on some of its holders only", input.step,
-                                      input.tensor_names[tensor]));
+      *verdict =
+          Void(VoidReason::kNotWhole, tensor,
+               absl::StrFormat("step %d: tensor '%s' has a gradient on some of its holders only",
+                               input.step, input.tensor_names[tensor]));
       return false;
     }
     (*presence)[tensor] = present == 0 ? kAbsent : all_or_none ? kPresent : kPartlyPresent;
@@ -151,10 +168,12 @@ bool DigestsAgree(const VerdictInput& input, uint32_t tensor, Verdict* verdict) 
       const uint64_t x = input.page->digests(a.rank, input.step)[a.block];
       const uint64_t y = input.page->digests(b.rank, input.step)[b.block];
       if (x == y) continue;
-      *verdict = Void(VoidReason::kReplicasDiffer, tensor,
-                      absl::StrFormat("step %d: tensor '%s': ranks %d and %d hold different gradients, declared equal "
-                                      "(digests %016x and %016x)",
-                                      input.step, input.tensor_names[tensor], a.rank, b.rank, x, y));
+      *verdict =
+          Void(VoidReason::kReplicasDiffer, tensor,
+               absl::StrFormat(
+                   "step %d: tensor '%s': ranks %d and %d hold different gradients, declared equal "
+                   "(digests %016x and %016x)",
+                   input.step, input.tensor_names[tensor], a.rank, b.rank, x, y));
       return false;
     }
   }
@@ -184,7 +203,8 @@ Verdict Judge::Decide(const VerdictInput& input, absl::Span<const uint8_t> prese
   }
   if (worst != nullptr) {
     return Void(VoidReason::kNonFinite, worst->tensor,
-                absl::StrFormat("step %d: tensor '%s' has %d NaN or Inf gradients (of %d in the matrices that hold them)",
+                absl::StrFormat("step %d: tensor '%s' has %d NaN or Inf gradients (of %d in the "
+                                "matrices that hold them)",
                                 input.step, input.tensor_names[worst->tensor], bad, elements));
   }
   verdict.go = true;

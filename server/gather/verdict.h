@@ -19,7 +19,13 @@
 namespace muond {
 
 // Which field of the sheets differs: the `detail` of kSheetsDiffer. Groups: kGroupScalars + 8 * group + scalar.
-enum class SheetField : uint32_t { kEpoch = 1, kIncarnation = 2, kLossScale = 3, kClipNorm = 4, kGroupScalars = 16 };
+enum class SheetField : uint32_t {
+  kEpoch = 1,
+  kIncarnation = 2,
+  kLossScale = 3,
+  kClipNorm = 4,
+  kGroupScalars = 16
+};
 
 // A replica of a tensor: the (rank, block index on that rank) of all its blocks that hold elements.
 struct HeldBlock {
@@ -29,8 +35,9 @@ struct ReplicaBlocks {
   std::vector<HeldBlock> blocks;
 };
 struct GatheredTensor {
-  bool same = false;    // replicas are equal: digests are compared block by block (equal rectangles, in equal order)
-  double divisor = 1;   // of summed replicas
+  bool same =
+      false;  // replicas are equal: digests are compared block by block (equal rectangles, in equal order)
+  double divisor = 1;  // of summed replicas
   std::vector<ReplicaBlocks> replicas;
 };
 // What was measured: one entry for every run of rows of every item.
@@ -52,11 +59,11 @@ struct VerdictInput {
 
 struct Verdict {
   bool go = false;
-  double clip_factor = 1;                     // GO: what gradients are multiplied by, beside divisor and loss scale
-  double norm = 0;                            // GO with clipping: the norm before it
-  VoidReason reason = VoidReason::kNonFinite; // VOID
-  uint32_t detail = kNone;                    // VOID: the tensor or SheetField
-  std::string text;                           // VOID: what and how much, for log, status and the client
+  double clip_factor = 1;  // GO: what gradients are multiplied by, beside divisor and loss scale
+  double norm = 0;         // GO with clipping: the norm before it
+  VoidReason reason = VoidReason::kNonFinite;  // VOID
+  uint32_t detail = kNone;                     // VOID: the tensor or SheetField
+  std::string text;  // VOID: what and how much, for log, status and the client
 };
 
 inline constexpr uint8_t kAbsent = 0, kPresent = 1, kPartlyPresent = 2;
@@ -78,6 +85,7 @@ Verdict RankLost(uint32_t rank, absl::string_view why);
 double ClipFactor(double clip_norm, double norm);
 
 // True when the replica's blocks all have (or all lack) a gradient according to the sheets.
-bool ReplicaPresent(const VerdictInput& input, uint32_t tensor, const ReplicaBlocks& replica, bool* uniform);
+bool ReplicaPresent(const VerdictInput& input, uint32_t tensor, const ReplicaBlocks& replica,
+                    bool* uniform);
 
 }  // namespace muond

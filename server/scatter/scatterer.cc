@@ -10,7 +10,8 @@ void CopyOut::Finish() {
   for (size_t run = 0; run < shapes.size(); ++run) {
     tasks[run].source = shapes[run];
     for (const Holder& holder : holders) {
-      tasks[run].destinations.insert(tasks[run].destinations.end(), holder.runs[run].begin(), holder.runs[run].end());
+      tasks[run].destinations.insert(tasks[run].destinations.end(), holder.runs[run].begin(),
+                                     holder.runs[run].end());
     }
   }
 }

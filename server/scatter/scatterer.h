@@ -19,9 +19,10 @@ struct Holder {
 
 struct CopyOut {
   std::vector<Holder> holders;
-  std::vector<ScatterTask> tasks;  // one a run, to all holders: built by Finish; `source.data` is set per step
-  void Finish();                   // builds `tasks` from `holders`; sources get their shapes from `shapes`
-  std::vector<Matrix> shapes;      // of each run, as it lies in the place
+  std::vector<ScatterTask>
+      tasks;      // one a run, to all holders: built by Finish; `source.data` is set per step
+  void Finish();  // builds `tasks` from `holders`; sources get their shapes from `shapes`
+  std::vector<Matrix> shapes;  // of each run, as it lies in the place
 };
 
 class Scatterer {

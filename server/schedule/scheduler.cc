@@ -7,7 +7,8 @@ namespace muond {
 
 void SortForStep(std::vector<ScheduledItem>& items) {
   std::sort(items.begin(), items.end(), [](const ScheduledItem& x, const ScheduledItem& y) {
-    return std::make_tuple(-x.cost_seconds, x.shape, x.item) < std::make_tuple(-y.cost_seconds, y.shape, y.item);
+    return std::make_tuple(-x.cost_seconds, x.shape, x.item) <
+           std::make_tuple(-y.cost_seconds, y.shape, y.item);
   });
 }
 
@@ -49,12 +50,15 @@ void Scheduler::Enqueue(int device, uint64_t job, absl::Span<const ScheduledItem
   }
 }
 
-bool Scheduler::Next(int device, absl::FunctionRef<uint32_t(uint64_t, uint32_t)> limit, ScheduledGroup* group) {
+bool Scheduler::Next(int device, absl::FunctionRef<uint32_t(uint64_t, uint32_t)> limit,
+                     ScheduledGroup* group) {
   DeviceQueues& queues = devices_[device];
-  if (queues.groups_in_flight >= kGroupsInFlight && queues.seconds_in_flight >= kSecondsInFlight) return false;
+  if (queues.groups_in_flight >= kGroupsInFlight && queues.seconds_in_flight >= kSecondsInFlight)
+    return false;
   Queue* chosen = nullptr;
   for (Queue& queue : queues.jobs) {
-    if (queue.waiting() && (chosen == nullptr || queue.served_seconds < chosen->served_seconds)) chosen = &queue;
+    if (queue.waiting() && (chosen == nullptr || queue.served_seconds < chosen->served_seconds))
+      chosen = &queue;
   }
   if (chosen == nullptr) return false;
   group->job = chosen->job;
@@ -62,7 +66,8 @@ bool Scheduler::Next(int device, absl::FunctionRef<uint32_t(uint64_t, uint32_t)>
   group->cost_seconds = 0;
   const ScheduledItem first = chosen->items[chosen->next];
   const uint32_t most = std::max<uint32_t>(1, limit(chosen->job, first.item));
-  while (chosen->waiting() && group->items.size() < most && chosen->items[chosen->next].shape == first.shape) {
+  while (chosen->waiting() && group->items.size() < most &&
+         chosen->items[chosen->next].shape == first.shape) {
     const ScheduledItem& item = chosen->items[chosen->next++];
     group->items.push_back(item.item);
     group->cost_seconds += item.cost_seconds;
@@ -77,13 +82,15 @@ void Scheduler::Finished(int device, double cost_seconds) {
   DeviceQueues& queues = devices_[device];
   --queues.groups_in_flight;
   // Sums of doubles drift; an empty device is exactly empty.
-  queues.seconds_in_flight = queues.groups_in_flight == 0 ? 0 : queues.seconds_in_flight - cost_seconds;
+  queues.seconds_in_flight =
+      queues.groups_in_flight == 0 ? 0 : queues.seconds_in_flight - cost_seconds;
 }
 
 bool Scheduler::Idle(int device) const {
   const DeviceQueues& queues = devices_[device];
   return queues.groups_in_flight == 0 &&
-         std::none_of(queues.jobs.begin(), queues.jobs.end(), [](const Queue& queue) { return queue.waiting(); });
+         std::none_of(queues.jobs.begin(), queues.jobs.end(),
+                      [](const Queue& queue) { return queue.waiting(); });
 }
 
 }  // namespace muond

@@ -44,7 +44,8 @@ class Scheduler {
   void Enqueue(int device, uint64_t job, absl::Span<const ScheduledItem> items);
   // Fills `group` (reused) with what to start now; false when the device has enough or nothing waits. `limit` tells how many
   // items of the shape of `item` may run at once (at least 1).
-  bool Next(int device, absl::FunctionRef<uint32_t(uint64_t job, uint32_t item)> limit, ScheduledGroup* group);
+  bool Next(int device, absl::FunctionRef<uint32_t(uint64_t job, uint32_t item)> limit,
+            ScheduledGroup* group);
   // A started group has finished on the device.
   void Finished(int device, double cost_seconds);
   bool Idle(int device) const;

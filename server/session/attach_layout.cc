@@ -7,7 +7,9 @@
 
 namespace muond {
 namespace {
-uint64_t Align(uint64_t bytes) { return (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment; }
+uint64_t Align(uint64_t bytes) {
+  return (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+}
 }  // namespace
 
 int32_t ProviderReplica(int32_t tensor, int32_t replicas) { return tensor % replicas; }
@@ -18,8 +20,8 @@ absl::StatusOr<RankLayout> LayRank(const Manifest& manifest, const RankManifest&
     const TensorSpec& tensor = manifest.tensors[shard.tensor];
     const uint64_t elements = static_cast<uint64_t>(ElementsOf(shard));
     BlockLayout block;
-    block.push_gradient =
-        shard.replica_kind == ReplicaKind::kSum || shard.replica == ProviderReplica(shard.tensor, shard.replicas);
+    block.push_gradient = shard.replica_kind == ReplicaKind::kSum ||
+                          shard.replica == ProviderReplica(shard.tensor, shard.replicas);
     if (block.push_gradient) {
       block.gradient_offset = layout.gradient_bytes;
       layout.gradient_bytes += Align(elements * SizeOf(tensor.gradient_type));
@@ -29,8 +31,9 @@ absl::StatusOr<RankLayout> LayRank(const Manifest& manifest, const RankManifest&
     layout.blocks.push_back(block);
     const uint64_t larger = std::max(layout.gradient_bytes, layout.parameter_bytes);
     if (larger > kSlabBytesMax) {
-      return absl::ResourceExhaustedError(absl::StrFormat("rank %d: %d bytes up to block %d, a slab has at most %d", rank.rank,
-                                                          larger, layout.blocks.size() - 1, kSlabBytesMax));
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("rank %d: %d bytes up to block %d, a slab has at most %d", rank.rank,
+                          larger, layout.blocks.size() - 1, kSlabBytesMax));
     }
   }
   layout.gradient_bytes = std::max(layout.gradient_bytes, kBlockAlignment);

@@ -16,11 +16,12 @@ inline constexpr uint64_t kBlockAlignment = 64;
 struct BlockLayout {
   uint64_t gradient_offset = 0;
   uint64_t parameter_offset = 0;
-  bool push_gradient = true;  // false: another replica is read; the block has no room in the gradient slab
+  bool push_gradient =
+      true;  // false: another replica is read; the block has no room in the gradient slab
 };
 
 struct RankLayout {
-  std::vector<BlockLayout> blocks;  // as RankManifest::shards
+  std::vector<BlockLayout> blocks;                   // as RankManifest::shards
   uint64_t gradient_bytes = 0, parameter_bytes = 0;  // of the slabs; at least kBlockAlignment
 };
 

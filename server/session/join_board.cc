@@ -15,7 +15,8 @@ std::string MissingRanks(const std::map<int32_t, JoinRequest>& joined, int32_t w
   for (int32_t rank = 0; rank < world_size && missing.size() < kMissingNamedMax; ++rank) {
     if (!joined.contains(rank)) missing.push_back(rank);
   }
-  const int64_t more = world_size - static_cast<int64_t>(joined.size()) - static_cast<int64_t>(missing.size());
+  const int64_t more =
+      world_size - static_cast<int64_t>(joined.size()) - static_cast<int64_t>(missing.size());
   std::string text = absl::StrJoin(missing, ", ");
   if (more > 0) text += absl::StrFormat(" and %d more", more);
   return text;
@@ -32,8 +33,8 @@ JoinBoard::Added JoinBoard::Add(const JoinRequest& request) {
     return std::move(added);
   };
   if (rank < 0 || rank >= request.manifest->world_size) {
-    return refuse(absl::InvalidArgumentError(
-        absl::StrFormat("job '%s': rank %d in a world of %d", name, rank, request.manifest->world_size)));
+    return refuse(absl::InvalidArgumentError(absl::StrFormat(
+        "job '%s': rank %d in a world of %d", name, rank, request.manifest->world_size)));
   }
   const auto found = jobs_.find(name);
   if (found != jobs_.end()) {
@@ -46,7 +47,8 @@ JoinBoard::Added JoinBoard::Add(const JoinRequest& request) {
     const JoinRequest& first = ranks.begin()->second;
     std::string difference = FirstDifference(*first.manifest, *request.manifest);
     if (difference.empty() && first.adopt != request.adopt) {
-      difference = absl::StrFormat("resume: %s against %s", first.adopt ? "adopt" : "fresh", request.adopt ? "adopt" : "fresh");
+      difference = absl::StrFormat("resume: %s against %s", first.adopt ? "adopt" : "fresh",
+                                   request.adopt ? "adopt" : "fresh");
     }
     if (!difference.empty()) {
       const absl::Status status = absl::InvalidArgumentError(absl::StrFormat(
@@ -73,7 +75,8 @@ JoinBoard::Added JoinBoard::Add(const JoinRequest& request) {
 
 void JoinBoard::Cancel(uint64_t ticket) {
   for (auto job = jobs_.begin(); job != jobs_.end();) {
-    std::erase_if(job->second, [ticket](const auto& entry) { return entry.second.ticket == ticket; });
+    std::erase_if(job->second,
+                  [ticket](const auto& entry) { return entry.second.ticket == ticket; });
     job = job->second.empty() ? jobs_.erase(job) : std::next(job);
   }
 }
@@ -87,8 +90,8 @@ std::vector<JoinAnswer> JoinBoard::Expire(absl::Time now) {
     for (const auto& [rank, joined] : ranks) {
       if (joined.deadline > now) continue;
       answers.push_back({joined.ticket, absl::DeadlineExceededError(absl::StrFormat(
-                                            "job '%s': %d of %d ranks joined in time; missing: %s", job->first, ranks.size(),
-                                            world_size, missing))});
+                                            "job '%s': %d of %d ranks joined in time; missing: %s",
+                                            job->first, ranks.size(), world_size, missing))});
     }
     std::erase_if(ranks, [now](const auto& entry) { return entry.second.deadline <= now; });
     job = ranks.empty() ? jobs_.erase(job) : std::next(job);

@@ -12,16 +12,20 @@ constexpr uint64_t kWordsAt = kRecordsAt + 2 * 64;
 
 uint64_t Journal::SizeBytes(uint32_t items) { return kWordsAt + uint64_t{items} * sizeof(Cell); }
 
-Cell& Journal::word_cell(uint32_t item) const { return reinterpret_cast<Cell*>(base_ + kWordsAt)[item]; }
+Cell& Journal::word_cell(uint32_t item) const {
+  return reinterpret_cast<Cell*>(base_ + kWordsAt)[item];
+}
 
 Journal::VerdictRecord& Journal::record(uint64_t step) const {
   return reinterpret_cast<VerdictRecord*>(base_ + kRecordsAt)[step % 2];
 }
 
 void Journal::Format(uint64_t job, uint32_t incarnation, const StateLayout& layout) {
-  for (uint64_t which = 0; which < 2; ++which) record(which).commit.store(0, std::memory_order_relaxed);
+  for (uint64_t which = 0; which < 2; ++which)
+    record(which).commit.store(0, std::memory_order_relaxed);
   for (uint32_t item = 0; item < items_; ++item) {
-    word_cell(item).store(ItemWord{0, layout.first_slot(item), 0}.Pack(), std::memory_order_relaxed);
+    word_cell(item).store(ItemWord{0, layout.first_slot(item), 0}.Pack(),
+                          std::memory_order_relaxed);
   }
   header() = JournalHeader{kJournalMagic, job, items_, incarnation, {}};
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -29,16 +33,19 @@ void Journal::Format(uint64_t job, uint32_t incarnation, const StateLayout& layo
 
 absl::Status Journal::Check(uint64_t job) const {
   const JournalHeader& head = header();
-  if (head.magic == kJournalMagic && head.job == job && head.items == items_) return absl::OkStatus();
-  return absl::DataLossError(absl::StrFormat("journal page of job %x with %d items: found magic %x, job %x, %d items", job,
-                                             items_, head.magic, head.job, head.items));
+  if (head.magic == kJournalMagic && head.job == job && head.items == items_)
+    return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrFormat("journal page of job %x with %d items: found magic %x, job %x, %d items", job,
+                      items_, head.magic, head.job, head.items));
 }
 
 void Journal::CopyFrom(const Journal& older) {
   header() = older.header();
   CopyVerdicts(older);
   for (uint32_t item = 0; item < items_; ++item) {
-    word_cell(item).store(older.word_cell(item).load(std::memory_order_acquire), std::memory_order_release);
+    word_cell(item).store(older.word_cell(item).load(std::memory_order_acquire),
+                          std::memory_order_release);
   }
 }
 
@@ -61,7 +68,8 @@ void Journal::Record(const JournaledVerdict& verdict) {
   to.clip_factor_bits = std::bit_cast<uint64_t>(verdict.clip_factor);
   to.reason = verdict.reason;
   to.detail = verdict.detail;
-  to.commit.store(verdict.step << 8 | static_cast<uint64_t>(verdict.kind), std::memory_order_release);
+  to.commit.store(verdict.step << 8 | static_cast<uint64_t>(verdict.kind),
+                  std::memory_order_release);
 }
 
 std::optional<JournaledVerdict> Journal::Read(int which) const {

@@ -51,7 +51,9 @@ class Journal {
   void CopyVerdicts(const Journal& older);
 
   Cell& word_cell(uint32_t item) const;
-  ItemWord word(uint32_t item) const { return ItemWord::Unpack(word_cell(item).load(std::memory_order_acquire)); }
+  ItemWord word(uint32_t item) const {
+    return ItemWord::Unpack(word_cell(item).load(std::memory_order_acquire));
+  }
   uint32_t items() const { return items_; }
 
   void Record(const JournaledVerdict& verdict);

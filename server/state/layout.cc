@@ -12,7 +12,9 @@
 namespace muond {
 namespace {
 
-uint64_t Align(uint64_t bytes) { return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment; }
+uint64_t Align(uint64_t bytes) {
+  return (bytes + kStateAlignment - 1) / kStateAlignment * kStateAlignment;
+}
 
 }  // namespace
 
@@ -24,7 +26,8 @@ ItemNeed NeedOf(StateRule rule, int device, absl::Span<const RowRun> runs) {
   uint64_t slot = rule == StateRule::kAdamW ? Align(runs.size() * sizeof(double)) : 0;
   uint64_t place = 0;
   for (size_t i = 0; i < runs.size(); ++i) {
-    const uint64_t elements = static_cast<uint64_t>(runs[i].rows) * static_cast<uint64_t>(runs[i].cols);
+    const uint64_t elements =
+        static_cast<uint64_t>(runs[i].rows) * static_cast<uint64_t>(runs[i].cols);
     RunPlace at;
     at.step = i * sizeof(double);
     at.first = slot;
@@ -50,14 +53,16 @@ absl::StatusOr<StateLayout> StateLayout::Lay(absl::Span<const ItemNeed> items, i
   for (uint32_t i = 0; i < items.size(); ++i) {
     const ItemNeed& need = items[i];
     if (need.device < 0 || need.device >= devices) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("item %d belongs to device %d, but there are %d", i, need.device, devices));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "item %d belongs to device %d, but there are %d", i, need.device, devices));
     }
     const bool adamw = need.rule == StateRule::kAdamW;
-    const auto key = std::make_tuple(need.device, static_cast<int>(need.rule),
-                                     adamw ? std::bit_width(need.slot_bytes - 1) : need.slot_bytes,
-                                     adamw ? std::bit_width(need.place_bytes - 1) : need.place_bytes);
-    const auto [found, added] = class_ids.emplace(key, static_cast<uint32_t>(layout.classes_.size()));
+    const auto key =
+        std::make_tuple(need.device, static_cast<int>(need.rule),
+                        adamw ? std::bit_width(need.slot_bytes - 1) : need.slot_bytes,
+                        adamw ? std::bit_width(need.place_bytes - 1) : need.place_bytes);
+    const auto [found, added] =
+        class_ids.emplace(key, static_cast<uint32_t>(layout.classes_.size()));
     if (added) {
       layout.classes_.emplace_back();
       layout.classes_.back().device = need.device;
@@ -74,8 +79,9 @@ absl::StatusOr<StateLayout> StateLayout::Lay(absl::Span<const ItemNeed> items, i
     const uint64_t spares = std::min<uint64_t>(
         std::max<uint64_t>(1, (count + kItemsPerSpare - 1) / kItemsPerSpare), ItemWord::kPlaces);
     if (count + spares > ItemWord::kSlots) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "a shape class of %d items needs %d slots; a journal word names %d", count, count + spares, ItemWord::kSlots));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("a shape class of %d items needs %d slots; a journal word names %d",
+                          count, count + spares, ItemWord::kSlots));
     }
     shape.slots = static_cast<uint32_t>(count + spares);
     shape.places = static_cast<uint32_t>(spares);

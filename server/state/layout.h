@@ -28,10 +28,10 @@ struct RowRun {
 
 // Where the parts of one run lie, in bytes from the start of the item's slot (state) or place (parameter).
 struct RunPlace {
-  uint64_t step = 0;        // AdamW: one double
-  uint64_t first = 0;       // Muon: momentum; AdamW: exp_avg
-  uint64_t second = 0;      // AdamW: exp_avg_sq
-  uint64_t parameter = 0;   // in the place
+  uint64_t step = 0;       // AdamW: one double
+  uint64_t first = 0;      // Muon: momentum; AdamW: exp_avg
+  uint64_t second = 0;     // AdamW: exp_avg_sq
+  uint64_t parameter = 0;  // in the place
 };
 
 enum class StateRule : uint8_t { kMuon = 1, kAdamW = 2 };

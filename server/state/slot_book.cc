@@ -43,6 +43,8 @@ void SlotBook::Flipped(uint32_t item) {
   words_[item] = staged_[item];
 }
 
-void SlotBook::CopiedOut(uint32_t item) { free_places_[layout_.class_of(item)].Push(words_[item].place); }
+void SlotBook::CopiedOut(uint32_t item) {
+  free_places_[layout_.class_of(item)].Push(words_[item].place);
+}
 
 }  // namespace muond

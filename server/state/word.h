@@ -17,7 +17,8 @@ struct ItemWord {
 
   constexpr uint64_t Pack() const { return step << 32 | uint64_t{slot} << 11 | place; }
   static constexpr ItemWord Unpack(uint64_t word) {
-    return {word >> 32, static_cast<uint32_t>(word >> 11 & (kSlots - 1)), static_cast<uint32_t>(word & (kPlaces - 1))};
+    return {word >> 32, static_cast<uint32_t>(word >> 11 & (kSlots - 1)),
+            static_cast<uint32_t>(word & (kPlaces - 1))};
   }
   bool operator==(const ItemWord&) const = default;
 };

@@ -12,12 +12,15 @@
 
 namespace muond::testing {
 
-MemoryVault::MemoryVault() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) { MUOND_CHECK(event_.valid()); }
+MemoryVault::MemoryVault() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  MUOND_CHECK(event_.valid());
+}
 
 std::vector<KeptSlab> MemoryVault::TakeKeptSlabs() {
   absl::MutexLock lock(&mutex_);
   std::vector<KeptSlab> copies;
-  for (const KeptSlab& slab : kept_) copies.push_back({slab.info, UniqueFd(::dup(slab.descriptor.get()))});
+  for (const KeptSlab& slab : kept_)
+    copies.push_back({slab.info, UniqueFd(::dup(slab.descriptor.get()))});
   return copies;
 }
 
@@ -59,7 +62,8 @@ std::vector<KeptSlab> MemoryVault::Fetch(uint64_t session) const {
   if (grants == grants_.end()) return slabs;
   for (const uint64_t id : grants->second) {
     for (const KeptSlab& slab : kept_) {
-      if (slab.info.slab == id) slabs.push_back({slab.info, UniqueFd(::dup(slab.descriptor.get()))});
+      if (slab.info.slab == id)
+        slabs.push_back({slab.info, UniqueFd(::dup(slab.descriptor.get()))});
     }
   }
   return slabs;
@@ -114,17 +118,19 @@ void River::Stop() {
 }
 
 StatusReport River::Status() {
-  auto report = Ask<StatusReport>([this](Done<StatusReport> done) { loop_->Status(std::move(done)); });
+  auto report =
+      Ask<StatusReport>([this](Done<StatusReport> done) { loop_->Status(std::move(done)); });
   MUOND_CHECK_OK(report.status());
   return *std::move(report);
 }
 
-TestRank::TestRank(River& river, std::shared_ptr<const Manifest> manifest, std::shared_ptr<const RankManifest> rank,
-                   const Joined& joined)
+TestRank::TestRank(River& river, std::shared_ptr<const Manifest> manifest,
+                   std::shared_ptr<const RankManifest> rank, const Joined& joined)
     : river_(river), manifest_(std::move(manifest)), rank_(std::move(rank)), joined_(joined) {}
 
 absl::Status TestRank::Attach() {
-  auto attached = Ask<Attached>([this](Done<Attached> done) { river_.loop().Attach(joined_.session, std::move(done)); });
+  auto attached = Ask<Attached>(
+      [this](Done<Attached> done) { river_.loop().Attach(joined_.session, std::move(done)); });
   if (!attached.ok()) return attached.status();
   attached_ = *std::move(attached);
   for (KeptSlab& kept : river_.vault().Fetch(joined_.session)) {
@@ -138,9 +144,12 @@ absl::Status TestRank::Attach() {
   if (page_slab_ == nullptr || gradient_slab_ == nullptr || parameter_slab_ == nullptr) {
     return absl::NotFoundError("a slab was not granted");
   }
-  const PageShape shape{static_cast<uint32_t>(manifest_->world_size),       static_cast<uint32_t>(manifest_->buckets),
-                        static_cast<uint32_t>(attached_.items),             static_cast<uint32_t>(manifest_->groups.size()),
-                        static_cast<uint32_t>(manifest_->tensors.size()),   static_cast<uint32_t>(attached_.page_blocks_max)};
+  const PageShape shape{static_cast<uint32_t>(manifest_->world_size),
+                        static_cast<uint32_t>(manifest_->buckets),
+                        static_cast<uint32_t>(attached_.items),
+                        static_cast<uint32_t>(manifest_->groups.size()),
+                        static_cast<uint32_t>(manifest_->tensors.size()),
+                        static_cast<uint32_t>(attached_.page_blocks_max)};
   page_ = std::make_unique<JobPage>(page_slab_->data(), shape);
   return page_->Check(joined_.job_id, joined_.incarnation);
 }
@@ -153,7 +162,8 @@ absl::Status TestRank::Connect() {
   auto welcome = Receive();
   if (!welcome.ok()) return welcome.status();
   if (welcome->type != FrameType::kWelcome) {
-    return absl::FailedPreconditionError(absl::StrFormat("HELLO was answered by %s, value %d", NameOf(welcome->type), welcome->value));
+    return absl::FailedPreconditionError(absl::StrFormat("HELLO was answered by %s, value %d",
+                                                         NameOf(welcome->type), welcome->value));
   }
   return absl::OkStatus();
 }
@@ -169,7 +179,9 @@ Frame TestRank::FrameOf(FrameType type) const {
   return frame;
 }
 
-void TestRank::Send(Frame frame) { MUOND_CHECK_OK(connection_->carrier->Send(connection_->peer, frame)); }
+void TestRank::Send(Frame frame) {
+  MUOND_CHECK_OK(connection_->carrier->Send(connection_->peer, frame));
+}
 
 absl::StatusOr<Frame> TestRank::Receive(absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
@@ -189,15 +201,19 @@ absl::StatusOr<Frame> TestRank::Receive(absl::Duration timeout) {
 
 float* TestRank::gradient(size_t block) const {
   const PlacedBlock& at = attached_.blocks[block];
-  return at.push_gradient ? reinterpret_cast<float*>(static_cast<char*>(gradient_slab_->data()) + at.gradient_offset) : nullptr;
+  return at.push_gradient ? reinterpret_cast<float*>(static_cast<char*>(gradient_slab_->data()) +
+                                                     at.gradient_offset)
+                          : nullptr;
 }
 
 float* TestRank::parameter(size_t block) const {
-  return reinterpret_cast<float*>(static_cast<char*>(parameter_slab_->data()) + attached_.blocks[block].parameter_offset);
+  return reinterpret_cast<float*>(static_cast<char*>(parameter_slab_->data()) +
+                                  attached_.blocks[block].parameter_offset);
 }
 
 void TestRank::Announce(uint64_t step, uint32_t bucket, uint32_t attempt) {
-  StoreCell(&page_->gradient_ready(static_cast<uint32_t>(rank_->rank), bucket), step << 16 | attempt);
+  StoreCell(&page_->gradient_ready(static_cast<uint32_t>(rank_->rank), bucket),
+            step << 16 | attempt);
   Frame ready = FrameOf(FrameType::kReady);
   ready.step = step;
   ready.bucket = bucket;
@@ -211,7 +227,8 @@ void TestRank::SendStep(uint64_t step) {
   Send(frame);
 }
 
-void TestRank::Begin(uint64_t step, const std::vector<std::vector<float>>& values, const StepChoice& choice, uint32_t attempt) {
+void TestRank::Begin(uint64_t step, const std::vector<std::vector<float>>& values,
+                     const StepChoice& choice, uint32_t attempt) {
   const uint32_t rank = static_cast<uint32_t>(rank_->rank);
   for (size_t block = 0; block < values.size(); ++block) {
     if (gradient(block) != nullptr && !values[block].empty()) {
@@ -227,20 +244,27 @@ void TestRank::Begin(uint64_t step, const std::vector<std::vector<float>>& value
   sheet.clip_norm = choice.clip_norm;
   for (size_t g = 0; g < manifest_->groups.size(); ++g) {
     const bool muon = manifest_->groups[g].rule == Rule::kMuon;
-    page_->groups(rank, step)[g] = {muon ? choice.lr : choice.adamw_lr, choice.weight_decay, choice.momentum, muon ? 1e-7 : 1e-8,
-                                    0.9, 0.999, 1};
+    page_->groups(rank, step)[g] = {muon ? choice.lr : choice.adamw_lr,
+                                    choice.weight_decay,
+                                    choice.momentum,
+                                    muon ? 1e-7 : 1e-8,
+                                    0.9,
+                                    0.999,
+                                    1};
   }
   std::memset(page_->present(rank, step), 0, (manifest_->tensors.size() + 63) / 64 * 8);
   for (size_t block = 0; block < values.size(); ++block) {
     const uint32_t tensor = static_cast<uint32_t>(rank_->shards[block].tensor);
-    if (!values[block].empty()) page_->present(rank, step)[tensor / 64] |= uint64_t{1} << (tensor % 64);
+    if (!values[block].empty())
+      page_->present(rank, step)[tensor / 64] |= uint64_t{1} << (tensor % 64);
     uint64_t digest = 0;
     for (const float value : values[block]) {
       uint32_t bits = 0;
       std::memcpy(&bits, &value, sizeof bits);
       digest = digest * 0x9e3779b97f4a7c15 + bits;
     }
-    page_->digests(rank, step)[block] = rank_->shards[block].replica_kind == ReplicaKind::kSame ? digest : 0;
+    page_->digests(rank, step)[block] =
+        rank_->shards[block].replica_kind == ReplicaKind::kSame ? digest : 0;
   }
   for (int32_t bucket = 0; bucket < manifest_->buckets; ++bucket) {
     page_->attempts(rank, step)[bucket] = attempt;
@@ -253,7 +277,8 @@ void TestRank::Begin(uint64_t step, const std::vector<std::vector<float>>& value
 absl::StatusOr<StepAnswer> TestRank::Finish(uint64_t step) {
   const Cell* over = &page_->step_over(static_cast<uint32_t>(rank_->rank));
   if (!WaitCell(over, step << 8, std::chrono::seconds(10))) {
-    return absl::DeadlineExceededError(absl::StrFormat("rank %d: step %d is not over, its cell says %d", rank_->rank, step, over->load() >> 8));
+    return absl::DeadlineExceededError(absl::StrFormat(
+        "rank %d: step %d is not over, its cell says %d", rank_->rank, step, over->load() >> 8));
   }
   StepAnswer answer;
   answer.outcome = static_cast<StepOutcome>(over->load() & 0xff);
@@ -261,12 +286,15 @@ absl::StatusOr<StepAnswer> TestRank::Finish(uint64_t step) {
     auto frame = Receive();
     if (!frame.ok()) return frame.status();
     answer.frame = *frame;
-    if (frame->step == step && (frame->type == FrameType::kDone || frame->type == FrameType::kVoid)) return answer;
-    if (frame->type == FrameType::kRefused) return absl::FailedPreconditionError(absl::StrFormat("refused, reason %d", frame->value));
+    if (frame->step == step && (frame->type == FrameType::kDone || frame->type == FrameType::kVoid))
+      return answer;
+    if (frame->type == FrameType::kRefused)
+      return absl::FailedPreconditionError(absl::StrFormat("refused, reason %d", frame->value));
   }
 }
 
-absl::StatusOr<std::unique_ptr<TestJob>> TestJob::Start(River& river, Manifest manifest, std::vector<RankManifest> ranks,
+absl::StatusOr<std::unique_ptr<TestJob>> TestJob::Start(River& river, Manifest manifest,
+                                                        std::vector<RankManifest> ranks,
                                                         ResumeMode resume) {
   auto job = std::make_unique<TestJob>();
   job->river = &river;
@@ -301,7 +329,8 @@ absl::StatusOr<std::unique_ptr<TestJob>> TestJob::Start(River& river, Manifest m
   }
   for (size_t r = 0; r < shared.size(); ++r) {
     if (!pending.answers[r].ok()) return pending.answers[r].status();
-    job->ranks.push_back(std::make_unique<TestRank>(river, job->manifest, shared[r], *pending.answers[r]));
+    job->ranks.push_back(
+        std::make_unique<TestRank>(river, job->manifest, shared[r], *pending.answers[r]));
   }
   for (auto& rank : job->ranks) {
     if (absl::Status status = rank->Attach(); !status.ok()) return status;
@@ -333,7 +362,8 @@ void ForBlockRuns(const TensorSpec& tensor, const ShardSpec& shard, Body body) {
 
 }  // namespace
 
-std::vector<float> BlockOf(const TensorSpec& tensor, const ShardSpec& shard, const std::vector<float>& whole) {
+std::vector<float> BlockOf(const TensorSpec& tensor, const ShardSpec& shard,
+                           const std::vector<float>& whole) {
   std::vector<float> block(static_cast<size_t>(ElementsOf(shard)));
   ForBlockRuns(tensor, shard, [&](int64_t from, int64_t to, int64_t count) {
     std::memcpy(block.data() + to, whole.data() + from, static_cast<size_t>(count) * sizeof(float));
@@ -341,7 +371,8 @@ std::vector<float> BlockOf(const TensorSpec& tensor, const ShardSpec& shard, con
   return block;
 }
 
-void PutBlock(const TensorSpec& tensor, const ShardSpec& shard, const float* block, std::vector<float>* whole) {
+void PutBlock(const TensorSpec& tensor, const ShardSpec& shard, const float* block,
+              std::vector<float>* whole) {
   ForBlockRuns(tensor, shard, [&](int64_t to, int64_t from, int64_t count) {
     std::memcpy(whole->data() + to, block + from, static_cast<size_t>(count) * sizeof(float));
   });
@@ -359,34 +390,44 @@ void TestJob::SetParameters(const std::vector<std::vector<float>>& tensors) {
   for (auto& rank : ranks) {
     for (size_t b = 0; b < rank->manifest().shards.size(); ++b) {
       const ShardSpec& shard = rank->manifest().shards[b];
-      const std::vector<float> block = BlockOf(manifest->tensors[shard.tensor], shard, tensors[shard.tensor]);
-      if (!block.empty()) std::memcpy(rank->parameter(b), block.data(), block.size() * sizeof(float));
+      const std::vector<float> block =
+          BlockOf(manifest->tensors[shard.tensor], shard, tensors[shard.tensor]);
+      if (!block.empty())
+        std::memcpy(rank->parameter(b), block.data(), block.size() * sizeof(float));
     }
   }
 }
 
 std::vector<std::vector<float>> TestJob::Parameters() const {
   std::vector<std::vector<float>> tensors;
-  for (const TensorSpec& tensor : manifest->tensors) tensors.emplace_back(static_cast<size_t>(ElementsOf(tensor)));
+  for (const TensorSpec& tensor : manifest->tensors)
+    tensors.emplace_back(static_cast<size_t>(ElementsOf(tensor)));
   for (const auto& rank : ranks) {
     for (size_t b = 0; b < rank->manifest().shards.size(); ++b) {
       const ShardSpec& shard = rank->manifest().shards[b];
-      if (shard.replica == 0) PutBlock(manifest->tensors[shard.tensor], shard, rank->parameter(b), &tensors[shard.tensor]);
+      if (shard.replica == 0)
+        PutBlock(manifest->tensors[shard.tensor], shard, rank->parameter(b),
+                 &tensors[shard.tensor]);
     }
   }
   return tensors;
 }
 
-std::vector<std::vector<float>> TestJob::Blocks(const RankManifest& rank, const GradientFn& gradient) const {
+std::vector<std::vector<float>> TestJob::Blocks(const RankManifest& rank,
+                                                const GradientFn& gradient) const {
   std::vector<std::vector<float>> blocks;
   for (const ShardSpec& shard : rank.shards) {
-    const std::vector<float> whole = gradient(static_cast<size_t>(shard.tensor), shard.replica_kind == ReplicaKind::kSum ? shard.replica : 0);
-    blocks.push_back(whole.empty() ? whole : BlockOf(manifest->tensors[shard.tensor], shard, whole));
+    const std::vector<float> whole =
+        gradient(static_cast<size_t>(shard.tensor),
+                 shard.replica_kind == ReplicaKind::kSum ? shard.replica : 0);
+    blocks.push_back(whole.empty() ? whole
+                                   : BlockOf(manifest->tensors[shard.tensor], shard, whole));
   }
   return blocks;
 }
 
-absl::StatusOr<StepAnswer> TestJob::Step(uint64_t step, const GradientFn& gradient, const StepChoice& choice) {
+absl::StatusOr<StepAnswer> TestJob::Step(uint64_t step, const GradientFn& gradient,
+                                         const StepChoice& choice) {
   for (auto& rank : ranks) rank->Begin(step, Blocks(rank->manifest(), gradient), choice);
   absl::StatusOr<StepAnswer> last = absl::InternalError("no rank");
   for (auto& rank : ranks) {
@@ -398,7 +439,9 @@ absl::StatusOr<StepAnswer> TestJob::Step(uint64_t step, const GradientFn& gradie
 
 void TestJob::Leave() {
   for (auto& rank : ranks) {
-    auto left = Ask<std::monostate>([&](Done<std::monostate> done) { river->loop().Detach(rank->joined().session, std::move(done)); });
+    auto left = Ask<std::monostate>([&](Done<std::monostate> done) {
+      river->loop().Detach(rank->joined().session, std::move(done));
+    });
     MUOND_CHECK_OK(left.status());
   }
 }

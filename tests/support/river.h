@@ -102,7 +102,8 @@ struct StepAnswer {
 // One rank of a job.
 class TestRank {
  public:
-  TestRank(River& river, std::shared_ptr<const Manifest> manifest, std::shared_ptr<const RankManifest> rank, const Joined& joined);
+  TestRank(River& river, std::shared_ptr<const Manifest> manifest,
+           std::shared_ptr<const RankManifest> rank, const Joined& joined);
   absl::Status Attach();
   absl::Status Connect();  // a frame connection and HELLO
   void Disconnect() { connection_.reset(); }
@@ -110,10 +111,13 @@ class TestRank {
   float* gradient(size_t block) const;  // null when another replica is read
   float* parameter(size_t block) const;
   bool pushes(size_t block) const { return attached_.blocks[block].push_gradient; }
-  size_t elements(size_t block) const { return static_cast<size_t>(ElementsOf(rank_->shards[block])); }
+  size_t elements(size_t block) const {
+    return static_cast<size_t>(ElementsOf(rank_->shards[block]));
+  }
 
   // Writes the gradients of all blocks from `values(block)` (empty: the tensor has none), announces, fills the sheet, says STEP.
-  void Begin(uint64_t step, const std::vector<std::vector<float>>& values, const StepChoice& choice = {}, uint32_t attempt = 0);
+  void Begin(uint64_t step, const std::vector<std::vector<float>>& values,
+             const StepChoice& choice = {}, uint32_t attempt = 0);
   void Announce(uint64_t step, uint32_t bucket, uint32_t attempt);
   void SendStep(uint64_t step);
   // Until the step is over for this rank. DEADLINE_EXCEEDED after ten seconds.
@@ -143,7 +147,8 @@ class TestRank {
 // All ranks of a job: joined, attached, connected.
 class TestJob {
  public:
-  static absl::StatusOr<std::unique_ptr<TestJob>> Start(River& river, Manifest manifest, std::vector<RankManifest> ranks,
+  static absl::StatusOr<std::unique_ptr<TestJob>> Start(River& river, Manifest manifest,
+                                                        std::vector<RankManifest> ranks,
                                                         ResumeMode resume = ResumeMode::kFresh);
   std::vector<std::unique_ptr<TestRank>> ranks;
   std::shared_ptr<const Manifest> manifest;
@@ -153,15 +158,19 @@ class TestJob {
   std::vector<std::vector<float>> Parameters() const;  // of replica 0
   // One step on all ranks with whole gradients (empty: none). Replicas that are summed get `gradient(tensor, replica)`.
   using GradientFn = std::function<std::vector<float>(size_t tensor, int32_t replica)>;
-  absl::StatusOr<StepAnswer> Step(uint64_t step, const GradientFn& gradient, const StepChoice& choice = {});
-  std::vector<std::vector<float>> Blocks(const RankManifest& rank, const GradientFn& gradient) const;
+  absl::StatusOr<StepAnswer> Step(uint64_t step, const GradientFn& gradient,
+                                  const StepChoice& choice = {});
+  std::vector<std::vector<float>> Blocks(const RankManifest& rank,
+                                         const GradientFn& gradient) const;
   void Leave();
   River* river = nullptr;
 };
 
 // Copies between a whole tensor and a block of it.
-std::vector<float> BlockOf(const TensorSpec& tensor, const ShardSpec& shard, const std::vector<float>& whole);
-void PutBlock(const TensorSpec& tensor, const ShardSpec& shard, const float* block, std::vector<float>* whole);
+std::vector<float> BlockOf(const TensorSpec& tensor, const ShardSpec& shard,
+                           const std::vector<float>& whole);
+void PutBlock(const TensorSpec& tensor, const ShardSpec& shard, const float* block,
+              std::vector<float>* whole);
 
 // Numbers from a seed: equal on every rank and device.
 std::vector<float> Noise(uint64_t seed, size_t count, float scale = 1);

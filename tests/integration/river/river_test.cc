@@ -1,4 +1,6 @@
 // The river from gradient to parameter, in one process: real step loop, real slabs, CPU devices; ranks over the loopback carrier.
+#include "tests/support/river.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,7 +10,6 @@
 
 #include "kernels/optim/muon.h"
 #include "tests/support/manifests.h"
-#include "tests/support/river.h"
 
 namespace muond::testing {
 namespace {
@@ -18,8 +19,10 @@ using Tensors = std::vector<std::vector<float>>;
 // Two Muon matrices (tall, wide), a stack of three, a bias and an embedding for AdamW; three buckets.
 Manifest SmallModel(int32_t world_size, const std::string& name = "small") {
   Manifest manifest = EmptyManifest(world_size, name);
-  manifest.tensors = {Tensor("tall", {48, 16}), Tensor("wide", {8, 40}), Tensor("experts", {3, 12, 20}, Rule::kMuon, 2),
-                      Tensor("bias", {37}, Rule::kAdamW), Tensor("embedding", {50, 9}, Rule::kAdamW)};
+  manifest.tensors = {Tensor("tall", {48, 16}), Tensor("wide", {8, 40}),
+                      Tensor("experts", {3, 12, 20}, Rule::kMuon, 2),
+                      Tensor("bias", {37}, Rule::kAdamW),
+                      Tensor("embedding", {50, 9}, Rule::kAdamW)};
   manifest.tensors[2].matrix_rows = {12, 12, 12};
   manifest.buckets = 3;
   manifest.tensors[1].bucket = 1;
@@ -38,17 +41,20 @@ Tensors InitialParameters(const Manifest& manifest) {
 
 TestJob::GradientFn GradientsOf(const Manifest& manifest, uint64_t step) {
   return [&manifest, step](size_t tensor, int32_t replica) {
-    return Noise(step * 100 + tensor * 7 + static_cast<uint64_t>(replica) * 13, static_cast<size_t>(ElementsOf(manifest.tensors[tensor])));
+    return Noise(step * 100 + tensor * 7 + static_cast<uint64_t>(replica) * 13,
+                 static_cast<size_t>(ElementsOf(manifest.tensors[tensor])));
   };
 }
 
 // Steps 1 .. steps of a job; its final parameters.
-Tensors Train(River& river, Manifest manifest, std::vector<RankManifest> ranks, int steps, const StepChoice& choice = {}) {
+Tensors Train(River& river, Manifest manifest, std::vector<RankManifest> ranks, int steps,
+              const StepChoice& choice = {}) {
   auto job = TestJob::Start(river, manifest, std::move(ranks));
   EXPECT_TRUE(job.ok()) << job.status();
   (*job)->SetParameters(InitialParameters(manifest));
   for (int step = 1; step <= steps; ++step) {
-    auto answer = (*job)->Step(static_cast<uint64_t>(step), GradientsOf(manifest, static_cast<uint64_t>(step)), choice);
+    auto answer = (*job)->Step(static_cast<uint64_t>(step),
+                               GradientsOf(manifest, static_cast<uint64_t>(step)), choice);
     EXPECT_TRUE(answer.ok()) << answer.status();
     if (!answer.ok()) break;
     EXPECT_EQ(answer->outcome, StepOutcome::kApplied);
@@ -59,17 +65,24 @@ Tensors Train(River& river, Manifest manifest, std::vector<RankManifest> ranks, 
 }
 
 // A matrix stepped by the engine itself, without a daemon.
-std::vector<float> StepInProcess(int64_t rows, int64_t cols, std::vector<float> parameter, int steps,
-                                 const std::function<std::vector<float>(int)>& gradient, const StepChoice& choice) {
+std::vector<float> StepInProcess(int64_t rows, int64_t cols, std::vector<float> parameter,
+                                 int steps, const std::function<std::vector<float>(int)>& gradient,
+                                 const StepChoice& choice) {
   auto backend = CreateCpuBackend({1, 0});
   auto stream = (*backend)->devices()[0]->CreateStream();
   auto ops = CreateCpuOps();
   const auto table = FindCoefficientTable("jordan", 0);
-  std::vector<float> momentum(parameter.size(), 0), next_momentum(parameter.size()), next(parameter.size());
+  std::vector<float> momentum(parameter.size(), 0), next_momentum(parameter.size()),
+      next(parameter.size());
   for (int step = 1; step <= steps; ++step) {
     std::vector<float> g = gradient(step);
-    MuonScalars scalars{choice.lr, choice.weight_decay, choice.momentum, 1e-7,
-                        UpdateScaleFactor(UpdateScale::kOriginal, rows, cols), 1, true};
+    MuonScalars scalars{choice.lr,
+                        choice.weight_decay,
+                        choice.momentum,
+                        1e-7,
+                        UpdateScaleFactor(UpdateScale::kOriginal, rows, cols),
+                        1,
+                        true};
     MuonItem item;
     item.rows = rows;
     item.cols = cols;
@@ -95,7 +108,8 @@ bool SameBits(const std::vector<float>& x, const std::vector<float>& y) {
 
 void ExpectSameBits(const Manifest& manifest, const Tensors& a, const Tensors& b) {
   ASSERT_EQ(a.size(), b.size());
-  for (size_t t = 0; t < a.size(); ++t) EXPECT_TRUE(SameBits(a[t], b[t])) << manifest.tensors[t].name;
+  for (size_t t = 0; t < a.size(); ++t)
+    EXPECT_TRUE(SameBits(a[t], b[t])) << manifest.tensors[t].name;
 }
 
 TEST(RiverTest, OneMatrixOneRankOneStepGivesTheEnginesBits) {
@@ -103,8 +117,11 @@ TEST(RiverTest, OneMatrixOneRankOneStepGivesTheEnginesBits) {
   manifest.tensors = {Tensor("w", {24, 10})};
   River river;
   const Tensors got = Train(river, manifest, Replicated(manifest), 1);
-  const auto gradient = [&](int step) { return GradientsOf(manifest, static_cast<uint64_t>(step))(0, 0); };
-  EXPECT_TRUE(SameBits(got[0], StepInProcess(24, 10, InitialParameters(manifest)[0], 1, gradient, {})));
+  const auto gradient = [&](int step) {
+    return GradientsOf(manifest, static_cast<uint64_t>(step))(0, 0);
+  };
+  EXPECT_TRUE(
+      SameBits(got[0], StepInProcess(24, 10, InitialParameters(manifest)[0], 1, gradient, {})));
 }
 
 TEST(RiverTest, MomentumTravelsFromStepToStep) {
@@ -112,8 +129,11 @@ TEST(RiverTest, MomentumTravelsFromStepToStep) {
   manifest.tensors = {Tensor("w", {10, 24})};
   River river;
   const Tensors got = Train(river, manifest, Replicated(manifest), 7);
-  const auto gradient = [&](int step) { return GradientsOf(manifest, static_cast<uint64_t>(step))(0, 0); };
-  EXPECT_TRUE(SameBits(got[0], StepInProcess(10, 24, InitialParameters(manifest)[0], 7, gradient, {})));
+  const auto gradient = [&](int step) {
+    return GradientsOf(manifest, static_cast<uint64_t>(step))(0, 0);
+  };
+  EXPECT_TRUE(
+      SameBits(got[0], StepInProcess(10, 24, InitialParameters(manifest)[0], 7, gradient, {})));
 }
 
 TEST(RiverTest, EqualReplicasGiveTheBitsOfOneRank) {
@@ -166,7 +186,8 @@ TEST(RiverTest, RectanglesOfThreeRanksGiveTheSameBits) {
   River river;
   const Manifest one = SmallModel(1, "one");
   const Manifest manifest = SmallModel(3, "rectangles");
-  ExpectSameBits(manifest, Train(river, manifest, Rectangles(manifest), 3), Train(river, one, Replicated(one), 3));
+  ExpectSameBits(manifest, Train(river, manifest, Rectangles(manifest), 3),
+                 Train(river, one, Replicated(one), 3));
 }
 
 TEST(RiverTest, AnyNumberOfDevicesGivesTheSameBits) {
@@ -228,10 +249,19 @@ TEST(RiverTest, AReplicaWithoutAGradientCountsAsZeros) {
   for (uint64_t step = 1; step <= 3; ++step) {
     const auto each = GradientsOf(manifest, step);
     const bool lacks = step == 2;
-    ASSERT_TRUE((*job)->Step(step, [&](size_t t, int32_t r) { return lacks && r == 1 ? std::vector<float>() : each(t, r); }).ok());
-    ASSERT_TRUE((*zeros)->Step(step, [&](size_t t, int32_t r) {
-      return lacks && r == 1 ? std::vector<float>(each(t, r).size(), 0.0f) : each(t, r);
-    }).ok());
+    ASSERT_TRUE((*job)
+                    ->Step(step,
+                           [&](size_t t, int32_t r) {
+                             return lacks && r == 1 ? std::vector<float>() : each(t, r);
+                           })
+                    .ok());
+    ASSERT_TRUE((*zeros)
+                    ->Step(step,
+                           [&](size_t t, int32_t r) {
+                             return lacks && r == 1 ? std::vector<float>(each(t, r).size(), 0.0f)
+                                                    : each(t, r);
+                           })
+                    .ok());
   }
   ExpectSameBits(manifest, (*job)->Parameters(), (*zeros)->Parameters());
 }
@@ -245,7 +275,9 @@ TEST(RiverTest, ATensorWithoutGradientIsSkippedDecayIncluded) {
   (*job)->SetParameters(before);
   const auto gradient = GradientsOf(manifest, 1);
   // "wide" (Muon) and "bias" (one run of an AdamW chunk) have none.
-  auto answer = (*job)->Step(1, [&](size_t t, int32_t r) { return t == 1 || t == 3 ? std::vector<float>() : gradient(t, r); });
+  auto answer = (*job)->Step(1, [&](size_t t, int32_t r) {
+    return t == 1 || t == 3 ? std::vector<float>() : gradient(t, r);
+  });
   ASSERT_TRUE(answer.ok()) << answer.status();
   const Tensors after = (*job)->Parameters();
   EXPECT_TRUE(SameBits(after[1], before[1]));
@@ -275,7 +307,8 @@ TEST(RiverTest, NaNInTheLastMatrixAppliesNothing) {
   (*job)->SetParameters(InitialParameters(manifest));
   ASSERT_TRUE((*job)->Step(1, GradientsOf(manifest, 1)).ok());
   const Tensors before = (*job)->Parameters();
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     const uint64_t step = std::isnan(bad) ? 2 : 3;
     const auto gradient = GradientsOf(manifest, step);
     auto answer = (*job)->Step(step, [&](size_t t, int32_t r) {
@@ -316,7 +349,8 @@ TEST(RiverTest, ClipScalesEveryGradientByTheGlobalNorm) {
   StepChoice loose = clipped;
   loose.clip_norm = 1e6;
   River other;
-  ExpectSameBits(manifest, Train(other, manifest, Replicated(manifest), 1, loose), Train(river, manifest, Replicated(manifest), 1));
+  ExpectSameBits(manifest, Train(other, manifest, Replicated(manifest), 1, loose),
+                 Train(river, manifest, Replicated(manifest), 1));
 }
 
 TEST(RiverTest, RanksWithDifferentLearningRatesVoidTheStep) {
