@@ -1,5 +1,6 @@
-// Engine: the daemon's arithmetic called in this process, on one CPU device: measure, step into staged places, copy out. The same verbs, in
-// the same order and grouping as a daemon with one device; no sockets, no cells, no other process.
+// Engine: the daemon's arithmetic called in this process, on one CPU device: measure, step into
+// staged places, copy out. The same verbs, in the same order and grouping as a daemon with one
+// device; no sockets, no cells, no other process.
 #pragma once
 
 #include <memory>

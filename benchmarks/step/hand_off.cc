@@ -1,8 +1,9 @@
-// The hand-off: what a step through a daemon costs beside the same arithmetic in this process and the copy of the gradients.
-//
+// The hand-off: what a step through a daemon costs beside the same arithmetic in this process and
+// the copy of the gradients.
 //   hand_off [--steps N]          (MUOND_BIN: the daemon)
 //
-// Steps of both kinds alternate, so that a busy machine disturbs both. hand-off = daemon - (in process + copy), medians of the same run.
+// Steps of both kinds alternate, so that a busy machine disturbs both. hand-off = daemon - (in
+// process + copy), medians of the same run.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -38,7 +39,8 @@ struct Model {
   std::vector<std::vector<int64_t>> shapes;
 };
 
-// 10 million parameters: one large table for AdamW; the matrices of 8 transformer layers of width 320 for Muon.
+// 10 million parameters: one large table for AdamW; the matrices of 8 transformer layers of width
+// 320 for Muon.
 std::vector<Model> Models() {
   Model adamw{"adamw, 10.0 M, 4 tensors", Rule::kAdamW, {}};
   for (int i = 0; i < 4; ++i) adamw.shapes.push_back({2500, 1000});
@@ -52,7 +54,8 @@ std::vector<Model> Models() {
   return {adamw, muon};
 }
 
-// Bytes of everything that a parameter needs, on both sides. AdamW in one process: parameter, gradient, two averages.
+// Bytes of everything that a parameter needs, on both sides. AdamW in one process: parameter,
+// gradient, two averages.
 absl::Status TellMemory(const std::string& endpoint, const std::string& job, int64_t elements) {
   auto stub = DaemonStub::Create(endpoint);
   if (!stub.ok()) return stub.status();

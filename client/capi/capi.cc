@@ -1,4 +1,5 @@
-// muond.h over client/core: every function checks its pointers and sizes, translates, and keeps the status of its thread.
+// muond.h over client/core: every function checks its pointers and sizes, translates, and keeps the
+// status of its thread.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -46,7 +47,8 @@ absl::Status NullError(const char* what) {
   return InvalidArgumentError(StrFormat("%s is NULL", what));
 }
 
-// A copy of the caller's struct, whatever version it was compiled against: what it does not have is zero, what we do not know is ignored.
+// A copy of the caller's struct, whatever version it was compiled against: what it does not have is
+// zero, what we do not know is ignored.
 template <typename T>
 absl::StatusOr<T> Read(const T* given, const char* name) {
   T own = {};

@@ -73,7 +73,7 @@ typedef enum muond_update_scale {
 
 typedef enum muond_replica_kind {
   MUOND_REPLICA_SAME =
-      1, /* every replica holds the same, already reduced gradient: checked by digests at each step */
+      1, /* replicas hold the same, already reduced gradient: compared by digests at each step */
   MUOND_REPLICA_SUM = 2 /* replicas differ: the owner sums them and divides by `divisor` */
 } muond_replica_kind;
 

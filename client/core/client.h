@@ -1,11 +1,14 @@
-// Client: a rank's side of a job. It puts gradients where the daemon finds them, hands steps over, and waits for them.
-//
-//   Put* -> Announce* -> Commit -> Wait, once per step; the parameters are then new in the parameter slab.
-//
+// Client: a rank's side of a job. It puts gradients where the daemon finds them, hands steps over,
+// and waits for them.
+// Put* -> Announce* -> Commit -> Wait, once per step; the parameters are then new in the parameter
+// slab.
 // Threads: one at a time, the caller's; nothing runs in the background.
-// Errors:  INVALID_ARGUMENT and FAILED_PRECONDITION change nothing and can be followed by a right call. UNAVAILABLE is for good: the
-//          keeper is gone, or the job is; every later call returns the same. A stepper that dies is no error: Wait takes longer.
-// Lifetime: slabs may outlive the client. After fork() only the process that made a client may use it.
+// Errors:  INVALID_ARGUMENT and FAILED_PRECONDITION change nothing and can be followed by a right
+// call. UNAVAILABLE is for good: the
+// keeper is gone, or the job is; every later call returns the same. A stepper that dies is no
+// error: Wait takes longer.
+// Lifetime: slabs may outlive the client. After fork() only the process that made a client may use
+// it.
 #pragma once
 
 #include <cstdint>
@@ -66,8 +69,8 @@ class Client {
   virtual std::shared_ptr<Mapping> gradient_slab() const = 0;
   virtual std::shared_ptr<Mapping> parameter_slab() const = 0;
 
-  // The next step's gradient of a shard: dense, `size_bytes` as in its place; copied (or digested) before it returns. A tensor none of whose
-  // shards was put has no gradient in this step.
+  // The next step's gradient of a shard: dense, `size_bytes` as in its place; copied (or digested)
+  // before it returns. A tensor none of whose shards was put has no gradient in this step.
   virtual absl::Status Put(int32_t shard, const void* data, uint64_t size_bytes) = 0;
   // Every gradient of the bucket that the step will have is put.
   virtual absl::Status Announce(int32_t bucket) = 0;
@@ -103,8 +106,8 @@ absl::StatusOr<std::unique_ptr<Client>> AttachToDaemon(const AttachOptions& opti
                                                        const Manifest& manifest,
                                                        const RankManifest& rank);
 
-// No daemon: slabs of this process, a step is p -= lr * (g / loss_scale), NaN and Inf make it VOID, state is what was pushed. One rank, whole
-// fp32 tensors. For testing bindings.
+// No daemon: slabs of this process, a step is p -= lr * (g / loss_scale), NaN and Inf make it VOID,
+// state is what was pushed. One rank, whole fp32 tensors. For testing bindings.
 absl::StatusOr<std::unique_ptr<Client>> CreateEcho(const Manifest& manifest,
                                                    const RankManifest& rank);
 

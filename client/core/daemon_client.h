@@ -1,10 +1,11 @@
 // DaemonClient: a rank attached to a daemon. See client.h for the contract.
 //
-// The cells of the job page say what is true; frames only say when to look. A step is over when `step_over` of this rank says its number,
-// whatever came or did not come over the line. Everything said about an open step is kept here and said again to every new stepper, and
-// after kRepeatAfter without an answer.
-// Threads: one at a time.   gRPC lives only within Attach, FetchState, PushState and Detach: nothing of it is there when a step runs or a
-// process forks.
+// The cells of the job page say what is true; frames only say when to look. A step is over when
+// `step_over` of this rank says its number, whatever came or did not come over the line. Everything
+// said about an open step is kept here and said again to every new stepper, and after kRepeatAfter
+// without an answer.
+// Threads: one at a time.   gRPC lives only within Attach, FetchState, PushState and Detach:
+// nothing of it is there when a step runs or a process forks.
 #pragma once
 
 #include <memory>

@@ -33,7 +33,8 @@ constexpr int kLookMs = 5;
 constexpr absl::Duration kLook = absl::Milliseconds(kLookMs);
 constexpr absl::Duration kProgressEvery = absl::Milliseconds(500);
 
-// A name in a folder that only we can enter. Not made here: the daemon makes it, and takes it away when it ends.
+// A name in a folder that only we can enter. Not made here: the daemon makes it, and takes it away
+// when it ends.
 std::string FolderFor(pid_t pid) {
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");
   const bool usable = runtime != nullptr && *runtime == '/' && ::access(runtime, W_OK) == 0;
@@ -115,7 +116,8 @@ absl::Status DaemonProcess::Spawn(const DaemonOptions& options, const std::strin
   ::posix_spawn_file_actions_adddup2(&actions, lifeline_far.get(), kLifelineInChild);
   ::posix_spawn_file_actions_adddup2(&actions, ready_far.get(), kReadyInChild);
   ::posix_spawn_file_actions_addclosefrom_np(&actions, kReadyInChild + 1);
-  // A session of its own: Ctrl-C at the job's terminal ends the job, and through it the daemon, in that order.
+  // A session of its own: Ctrl-C at the job's terminal ends the job, and through it the daemon, in
+  // that order.
   ::posix_spawnattr_setflags(&attributes,
                              POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   sigset_t none, all;

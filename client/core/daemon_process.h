@@ -1,7 +1,9 @@
 // DaemonProcess: a `muond --standalone` of this process's own.
-// The daemon holds the read end of a pipe, this process the write end: when this process ends, however it ends, the daemon sees it and ends too.
-// (fork_guard.h keeps forked children from holding the pipe open.)
-// Threads: one at a time.   Errors: NOT_FOUND without a binary; UNAVAILABLE with the end of its log when it dies before it serves;
+// The daemon holds the read end of a pipe, this process the write end: when this process ends,
+// however it ends, the daemon sees it and ends too. (fork_guard.h keeps forked children from
+// holding the pipe open.)
+// Threads: one at a time.   Errors: NOT_FOUND without a binary; UNAVAILABLE with the end of its log
+// when it dies before it serves;
 //          DEADLINE_EXCEEDED.
 #pragma once
 
@@ -40,7 +42,8 @@ class DaemonProcess {
   bool WaitForEnd(absl::Duration timeout);
   // True once no job is left there, or it has ended.
   bool WaitUntilIdle(absl::Duration timeout);
-  // Lets go of the pipe and waits; after `timeout` it is killed: DEADLINE_EXCEEDED. Removes its folder.
+  // Lets go of the pipe and waits; after `timeout` it is killed: DEADLINE_EXCEEDED. Removes its
+  // folder.
   absl::Status Stop(absl::Duration timeout);
 
  private:

@@ -19,7 +19,8 @@ constexpr uint64_t kStripesBetweenMixes = 16;
 constexpr size_t kPieceBytes = 16 << 10;
 static_assert(kPieceBytes % (kStripeBytes * kStripesBetweenMixes) == 0);
 
-// Odd constants without structure: fractional digits of the square roots of the first primes, the last bit set.
+// Odd constants without structure: fractional digits of the square roots of the first primes, the
+// last bit set.
 constexpr uint64_t kKeys[kLanes] = {0x6a09e667f3bcc909, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b,
                                     0xa54ff53a5f1d36f1, 0x510e527fade682d1, 0x9b05688c2b3e6c1f,
                                     0x1f83d9abfb41bd6b, 0x5be0cd19137e2179};

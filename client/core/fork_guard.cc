@@ -11,7 +11,8 @@
 namespace muond {
 namespace {
 
-// Entries are descriptor + 1, so that zero means free. Atomics, not a lock: a child of fork() may not wait for one.
+// Entries are descriptor + 1, so that zero means free. Atomics, not a lock: a child of fork() may
+// not wait for one.
 std::array<std::atomic<int>, kGuardedMax> guarded{};
 std::atomic<int> generation{0};
 

@@ -16,7 +16,8 @@ namespace muond {
 namespace {
 
 constexpr absl::Duration kBackOffMax = absl::Milliseconds(50);
-// A stepper that took the connection and says nothing for so long is being replaced, or has lost us.
+// A stepper that took the connection and says nothing for so long is being replaced, or has lost
+// us.
 constexpr absl::Duration kWelcomeTimeout = absl::Seconds(5);
 constexpr int kSendTimeoutMs = 100;
 

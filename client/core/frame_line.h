@@ -1,9 +1,11 @@
 // FrameLine: a rank's line to whichever stepper serves now.
-// The stepper may die and come back; the keeper holds the path. The line says hello on every new connection, and tells its owner when it is
-// welcome, so that the owner can announce again what has no outcome. Two sockets are watched at once: the stepper's, and the keeper's, whose end is the
+// The stepper may die and come back; the keeper holds the path. The line says hello on every new
+// connection, and tells its owner when it is welcome, so that the owner can announce again what has
+// no outcome. Two sockets are watched at once: the stepper's, and the keeper's, whose end is the
 // end of everything. (Plain sockets rather than a Carrier: both must be known to fork_guard.h.)
 // Threads: one at a time.
-// Errors:  UNAVAILABLE, for good: the keeper's socket closed, or no stepper came back within `repair_timeout`.
+// Errors:  UNAVAILABLE, for good: the keeper's socket closed, or no stepper came back within
+// `repair_timeout`.
 #pragma once
 
 #include <memory>
@@ -27,16 +29,19 @@ enum class LineEvent : uint8_t {
 
 class FrameLine {
  public:
-  // `identity` has job, session, rank, incarnation and epoch, as every frame of this rank must. Connects when first used.
+  // `identity` has job, session, rank, incarnation and epoch, as every frame of this rank must.
+  // Connects when first used.
   FrameLine(std::string path, const Frame& identity, std::unique_ptr<SlabFetch> keeper,
             absl::Duration repair_timeout);
   ~FrameLine();
 
   // A frame of this rank with the given type; fill in the rest.
   Frame Make(FrameType type, uint64_t step) const;
-  // Offered to the stepper. Dropped where there is none, since kWelcome follows, and where it does not read.
+  // Offered to the stepper. Dropped where there is none, since kWelcome follows, and where it does
+  // not read.
   void Send(const Frame& frame);
-  // Waits until something happens, at most `timeout`. `frames` gets what came, kWelcome frames included. `last_step`: what our hello says.
+  // Waits until something happens, at most `timeout`. `frames` gets what came, kWelcome frames
+  // included. `last_step`: what our hello says.
   absl::StatusOr<LineEvent> Wait(absl::Duration timeout, uint64_t last_step,
                                  std::vector<Frame>* frames);
   // How often a welcome stepper was lost.

@@ -1,6 +1,7 @@
-// Mapping: a slab as this process sees it. Stays until the last holder lets go: tensors of the framework may look into it long after the
-// client has left the daemon.
-// Threads: plain value once made.   Errors: INVALID_ARGUMENT with both sizes when the slab is smaller than what it was said to be.
+// Mapping: a slab as this process sees it. Stays until the last holder lets go: tensors of the
+// framework may look into it long after the client has left the daemon.
+// Threads: plain value once made.   Errors: INVALID_ARGUMENT with both sizes when the slab is
+// smaller than what it was said to be.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,7 @@
 // StepBook: what a rank has said about the step that comes next, and what it may say now.
 // Decides only: it touches no memory of a slab, sends nothing.
-// Threads: one at a time.   Errors: FAILED_PRECONDITION and INVALID_ARGUMENT with names and numbers; a refused call changes nothing.
+// Threads: one at a time.   Errors: FAILED_PRECONDITION and INVALID_ARGUMENT with names and
+// numbers; a refused call changes nothing.
 #pragma once
 
 #include <cstdint>
