@@ -1,5 +1,6 @@
-// PlanSource: where plans come from: a coordinator in this process, or one reached by gRPC. Never on the step path.
-// Threads: called by the StepLoop; a callback may run at once, or later on any thread (the loop posts it to itself).
+// PlanSource: where plans come from: a coordinator in this process, or one reached by gRPC. Never
+// on the step path. Threads: called by the StepLoop; a callback may run at once, or later on any
+// thread (the loop posts it to itself).
 #pragma once
 
 #include <cstdint>
@@ -15,17 +16,20 @@ namespace muond {
 
 struct PlannedJob {
   uint64_t job_id = 0;  // random, never 0
-  uint32_t incarnation = 1;
+  uint32_t incarnation =
+      1;  // the coordinator's count; the daemon goes on from its own where that is ahead
   Plan plan;
 };
 
 class PlanSource {
  public:
   virtual ~PlanSource() = default;
-  // Enters the job and plans it. adopt_job_id 0: a new job (ALREADY_EXISTS when one of that name runs); else the job whose
-  // state this daemon holds: its next incarnation.
-  virtual void CreateJob(std::shared_ptr<const Manifest> manifest, std::vector<std::shared_ptr<const RankManifest>> ranks,
-                         uint64_t adopt_job_id, absl::AnyInvocable<void(absl::StatusOr<PlannedJob>)> done) = 0;
+  // Enters the job and plans it. adopt_job_id 0: a new job (ALREADY_EXISTS when one of that name
+  // runs); else the job whose state this daemon holds: its next incarnation.
+  virtual void CreateJob(std::shared_ptr<const Manifest> manifest,
+                         std::vector<std::shared_ptr<const RankManifest>> ranks,
+                         uint64_t adopt_job_id,
+                         absl::AnyInvocable<void(absl::StatusOr<PlannedJob>)> done) = 0;
   virtual void EndJob(uint64_t job_id, const std::string& reason) = 0;
 };
 

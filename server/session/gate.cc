@@ -22,12 +22,18 @@ GateDecision Admit(const GateView& view, const Frame& frame) {
       decision.answer = GateAnswer::kIgnore;
       return decision;
   }
-  if (!view.known || frame.job != view.job || frame.rank != view.rank) return refuse(RefusedReason::kUnknownSession);
-  if (frame.type == FrameType::kBye) return decision;
+  const bool known = view.known && frame.job == view.job && frame.rank == view.rank;
+  if (frame.type == FrameType::kBye) {
+    // Often said after the detach: nobody waits for an answer.
+    decision.answer = known ? GateAnswer::kTake : GateAnswer::kIgnore;
+    return decision;
+  }
+  if (!known) return refuse(RefusedReason::kUnknownSession);
   if (frame.incarnation != view.incarnation) return refuse(RefusedReason::kStaleIncarnation);
   if (frame.epoch != view.epoch) return refuse(RefusedReason::kStaleEpoch);
   if (frame.type == FrameType::kHello) return decision;
-  if (frame.type == FrameType::kReady && frame.bucket >= view.buckets) return refuse(RefusedReason::kBadBucket);
+  if (frame.type == FrameType::kReady && frame.bucket >= view.buckets)
+    return refuse(RefusedReason::kBadBucket);
   if (frame.step == 0) return refuse(RefusedReason::kStepGap);
   if (frame.step <= view.verdict_step) {
     const bool over = frame.step < view.verdict_step || view.verdict_over;
