@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace muond {
@@ -72,7 +73,7 @@ absl::Status ParseNumber(const std::string& option, const std::string& text, Num
   if (error != std::errc() || end != text.data() + text.size() ||
       !(*value >= least && *value <= most)) {
     return InvalidArgumentError(
-        StrFormat("%s %s: allowed are %v to %v", option, text, least, most));
+        absl::StrCat(option, " ", text, ": allowed are ", least, " to ", most));
   }
   return absl::OkStatus();
 }
