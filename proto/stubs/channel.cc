@@ -26,8 +26,10 @@ absl::StatusOr<Peer> Connect(std::string_view endpoint, std::string noun,
   arguments.SetMaxSendMessageSize(static_cast<int>(kMessageBytesMax));
   // A restarted peer is found again within a tenth of a second, not gRPC's one to twenty.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  // Despite its name the time that one attempt may take, HTTP/2 greeting included. A loaded machine's daemon may need seconds
+  // to greet; nobody there is refused at once, and a call's own deadline holds anyway.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 20'000);
   // Stubs do not share connections, nor each other's back-off; and no proxy stands between a rank and its daemon.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);

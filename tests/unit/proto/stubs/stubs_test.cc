@@ -1,10 +1,15 @@
 // The stubs against a server in this process, over real sockets: what arrives, how errors map, old against new.
 #include <grpcpp/grpcpp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -111,6 +116,72 @@ class StubsTest : public ::testing::Test {
   std::unique_ptr<FakeDaemon> service_;
   std::unique_ptr<grpc::Server> server_;
 };
+
+// Stands between a caller and a server, and passes on what the caller says `late` after it connected: a server on a machine
+// that has no time for it.
+class LateDoor {
+ public:
+  LateDoor(const std::filesystem::path& path, const std::filesystem::path& server,
+           std::chrono::milliseconds late)
+      : path_(path), door_(ListenStream(path)), thread_([this, server, late] {
+          const int caller = ::accept(door_, nullptr, nullptr);
+          std::this_thread::sleep_for(late);
+          const int far = ConnectStream(server);
+          pollfd ends[2] = {{caller, POLLIN, 0}, {far, POLLIN, 0}};
+          for (bool open = true; open && ::poll(ends, 2, -1) > 0;) {
+            for (int i = 0; i < 2; ++i) {
+              if (ends[i].revents == 0) continue;
+              char bytes[4096];
+              const ssize_t got = ::read(ends[i].fd, bytes, sizeof bytes);
+              open = open && got > 0 && ::write(ends[1 - i].fd, bytes, got) == got;
+            }
+          }
+          ::close(caller);
+          ::close(far);
+        }) {}
+  ~LateDoor() {
+    thread_.join();
+    ::close(door_);
+    std::filesystem::remove(path_);
+  }
+
+ private:
+  static sockaddr_un Address(const std::filesystem::path& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.string().copy(address.sun_path, sizeof address.sun_path - 1);
+    return address;
+  }
+  static int ListenStream(const std::filesystem::path& path) {
+    std::filesystem::remove(path);
+    const int socket = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const sockaddr_un address = Address(path);
+    EXPECT_EQ(::bind(socket, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(socket, 8), 0);
+    return socket;
+  }
+  static int ConnectStream(const std::filesystem::path& path) {
+    const int socket = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const sockaddr_un address = Address(path);
+    EXPECT_EQ(::connect(socket, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    return socket;
+  }
+
+  const std::filesystem::path path_;
+  const int door_;
+  std::thread thread_;
+};
+
+TEST_F(StubsTest, AServerThatGreetsLateIsWaitedFor) {
+  Serve({});
+  const std::filesystem::path path = path_.string() + ".late";
+  LateDoor door(path, path_, std::chrono::milliseconds(700));
+  auto stub = *DaemonStub::Create("unix:" + path.string());
+  const absl::StatusOr<DaemonStatus> status = stub->GetStatus(absl::Seconds(30));
+  stub.reset();
+  ASSERT_TRUE(status.ok()) << status.status();
+  EXPECT_EQ(status->stepper_pid, 99);
+}
 
 TEST_F(StubsTest, ValuesArriveAndComeBack) {
   Serve({});
