@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -313,6 +314,102 @@ def test_after_close_parameters_stay_and_steps_are_refused(echo):
         opt.step()
     with pytest.raises(muond.MuondError, match="was closed"):
         opt.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", -1.0),
+        ("momentum", -0.5),
+        ("weight_decay", float("nan")),
+        ("ns_steps", 100),
+        ("adjust_lr_fn", "spectral"),
+    ],
+)
+def test_a_setting_that_went_wrong_is_refused_and_the_next_step_is_made(echo, key, value):
+    p, opt = one(echo)
+    p.grad = torch.ones_like(p)
+    opt.step()
+    good = opt.param_groups[0][key]
+    opt.param_groups[0][key] = value
+    with pytest.raises(ValueError, match=str(value)):
+        opt.step()
+    assert torch.all(p == 0.5)
+    opt.param_groups[0][key] = good
+    opt.step()
+    assert torch.all(p == 0)
+
+
+def test_a_clip_norm_that_went_wrong_is_refused_and_infinity_is_none(echo):
+    p, opt = one(echo)
+    p.grad = torch.ones_like(p)
+    for value in (float("nan"), -1.0):
+        opt.clip_norm = value
+        with pytest.raises(ValueError, match=f"clip_norm.*{value}"):
+            opt.step()
+    opt.clip_norm = float("inf")
+    opt.step()
+    assert torch.all(p == 0.5)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_has_parameters_settings_and_state_of_its_own(echo, copied):
+    model = SmallModel()
+    opt = muond.Muon(model, lr=0.5, endpoint=echo, clip_norm=3.0, verbose=False)
+    loss_of(model, batch(0)).backward()
+    opt.step()
+    p = model.up.weight
+    opt.state[p]["momentum_buffer"] = torch.full_like(p, 2.5)
+    twin, twin_opt = copied((model, opt))
+    opt.close()
+    q = twin.up.weight
+    assert twin_opt.clip_norm == 3.0
+    assert torch.equal(p, q)
+    before = q.detach().clone()
+    q.grad = torch.ones_like(q)
+    twin_opt.step()
+    torch.testing.assert_close(q.detach(), before - 0.5)
+    assert torch.all(twin_opt.state[q]["momentum_buffer"] == 2.5)
+    assert not torch.equal(p, q)
+
+
+def test_a_with_block_closes(echo):
+    p = nn.Parameter(torch.ones(2, 2))
+    with muond.Muon([p], lr=0.5, endpoint=echo) as opt:
+        p.grad = torch.ones(2, 2)
+        opt.step()
+    assert torch.all(p == 0.5)
+    with pytest.raises(muond.MuondError, match="was closed"):
+        opt.step()
+
+
+def test_nothing_to_train_is_no_error(echo):
+    p = nn.Parameter(torch.ones(2, 2), requires_grad=False)
+    empty = nn.Parameter(torch.ones(0, 2))
+    opt = muond.Muon([p, empty], lr=0.5, endpoint=echo)
+    opt.step()
+    assert opt.endpoint == echo
+    p.requires_grad_(True)
+    p.grad, empty.grad = torch.ones(2, 2), torch.ones(0, 2)
+    opt.step()
+    assert torch.all(p == 0.5)
+
+
+def test_a_gradient_that_is_a_lazy_negation_keeps_its_sign(echo):
+    p, opt = one(echo)
+    p.grad = torch._neg_view(torch.ones(3, 4))
+    opt.step()
+    assert torch.all(p == 1.5)
+
+
+def test_an_expanded_parameter_is_refused_with_its_strides(echo):
+    p = nn.Parameter(torch.ones(1, 4).expand(3, 4))
+    opt = muond.Muon([p], endpoint=echo)
+    p.grad = torch.ones(3, 4)
+    with pytest.raises(ValueError, match=r"\(3, 4\) has strides \(0, 1\)"):
+        opt.step()
 
 
 def test_compiled_models_step(echo):

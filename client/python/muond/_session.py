@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from ctypes import byref, c_double, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
@@ -38,8 +40,7 @@ class Daemon:
         arguments: Sequence[str] = (),
         progress: Callable[[float, str], None] | None = None,
     ) -> None:
-        self._handle: c_void_p | None = None
-        handle = c_void_p()
+        self._handle: c_void_p | None = (handle := c_void_p())
         options = lib.DaemonOptions.make(
             program=_text(program), log_path=_text(log_path), timeout_seconds=timeout
         )
@@ -51,13 +52,17 @@ class Daemon:
                 lambda _context, seconds, text: progress(seconds, text.decode())
             )
         check(lib.load().muond_daemon_start(options, handle))
-        self._handle = handle
         self.endpoint: str = lib.load().muond_daemon_endpoint(handle).decode()
         self.pid: int = lib.load().muond_daemon_pid(handle)
 
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            with contextlib.suppress(MuondError):
+                self.stop()
+
     def wait(self, timeout: float) -> bool:
         """True once every rank there has left, within ``timeout`` seconds."""
-        if self._handle is None:
+        if not self._handle:
             return True
         status = lib.load().muond_daemon_wait(self._handle, timeout)
         if status == lib.DEADLINE_EXCEEDED:
@@ -68,7 +73,7 @@ class Daemon:
     def stop(self, timeout: float = 0.0) -> None:
         """Lets the daemon end and waits for it, at most ``timeout`` seconds (0: 10). Idempotent."""
         handle, self._handle = self._handle, None
-        if handle is not None:
+        if handle:
             check(lib.load().muond_daemon_stop(handle, timeout))
 
 
@@ -83,7 +88,7 @@ class Manifest:
         check(lib.load().muond_manifest_create(options, self.handle))
 
     def __del__(self) -> None:
-        if self.handle:
+        if getattr(self, "handle", None):
             lib.load().muond_manifest_destroy(self.handle)
 
     def add_muon_group(
@@ -141,7 +146,8 @@ class Slab:
         self.size: int = lib.load().muond_slab_size(handle)
 
     def __del__(self) -> None:
-        lib.load().muond_slab_release(self._handle)
+        if getattr(self, "_handle", None):
+            lib.load().muond_slab_release(self._handle)
 
     def buffer(self, offset: int, size: int) -> ctypes.Array:
         """``size`` writable bytes at ``offset``; the buffer keeps the slab mapped."""
@@ -185,9 +191,10 @@ class Session:
         join_timeout: float = 0.0,
         repair_timeout: float = 0.0,
     ) -> None:
-        self._handle: c_void_p | None = None
         self._library = lib.load()
-        handle = c_void_p()
+        self._pid = os.getpid()
+        # Held from the beginning: an exception from outside (Ctrl-C) that comes when the rank is in leaves nobody there.
+        self._handle: c_void_p | None = (handle := c_void_p())
         options = lib.AttachOptions.make(
             endpoint=_text(endpoint),
             token=_text(token),
@@ -196,11 +203,15 @@ class Session:
             repair_timeout_seconds=repair_timeout,
         )
         check(self._library.muond_client_attach(options, manifest.handle, handle))
-        self._handle = handle
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None and os.getpid() == self._pid:
+            with contextlib.suppress(MuondError):
+                self.close()
 
     @property
     def handle(self) -> c_void_p:
-        if self._handle is None:
+        if not self._handle:
             raise MuondError("this session has left its daemon", "FAILED_PRECONDITION")
         return self._handle
 
@@ -208,6 +219,10 @@ class Session:
         info = lib.ClientInfo.make()
         check(self._library.muond_client_get_info(self.handle, info))
         return info
+
+    def last_step(self) -> int:
+        """The newest step whose outcome ``wait`` has told."""
+        return self.info().last_step
 
     def place(self, block: int) -> Place:
         place = lib.BlockPlace.make()
@@ -268,7 +283,7 @@ class Session:
     def close(self, *, detach: bool = True) -> None:
         """Leaves the job; without ``detach`` the daemon takes this rank for dead. Idempotent."""
         handle, self._handle = self._handle, None
-        if handle is None:
+        if not handle:
             return
         try:
             if detach:

@@ -84,6 +84,11 @@ def check_servable(p: torch.Tensor, name: str) -> None:
             f"{name} is {p.dtype}; this version serves torch.float32 parameters (keep fp32 "
             "parameters and use autocast for a 16-bit forward)"
         )
+    if any(n > 1 and step == 0 for n, step in zip(p.shape, p.stride(), strict=True)):
+        raise ValueError(
+            f"{name} of shape {tuple(p.shape)} has strides {p.stride()}: elements share memory "
+            "(expand); give it memory of its own with clone()"
+        )
     if p.device.type != "cpu":
         raise ValueError(
             f"{name} is on {p.device}; this version serves parameters in host memory (cpu)"
@@ -141,6 +146,7 @@ class Attachment:
         self.entries = entries
         self.by_parameter = {id(entry.parameter): entry for entry in entries}
         self._last_of_bucket = {entry.bucket: entry for entry in entries}
+        self._put: list[Entry] = []  # what the open step has a gradient of
         self._sizes = [session.place(entry.tensor).size for entry in entries]
         slab = session.slab(lib.SLAB_PARAMETER)
         for entry in entries:
@@ -187,11 +193,13 @@ class Attachment:
     def put(self) -> None:
         """Hands the gradients over, bucket by bucket."""
         session = self.session
+        self._put = []
         for entry, size in zip(self.entries, self._sizes, strict=True):
             gradient = entry.parameter.grad
             if gradient is not None:
-                dense = gradient.contiguous()
+                dense = gradient.resolve_neg().contiguous()
                 session.put(entry.tensor, dense.data_ptr(), size)
+                self._put.append(entry)
             if self._last_of_bucket[entry.bucket] is entry:
                 session.announce(entry.bucket)
 
@@ -205,9 +213,7 @@ class Attachment:
     @torch.no_grad()
     def take(self) -> None:
         """After an applied step: new values for parameters that live elsewhere; autograd is told of all."""
-        for entry in self.entries:
-            if entry.parameter.grad is None:
-                continue
+        for entry in self._put:
             if entry.adopted:
                 torch.autograd.graph.increment_version(entry.parameter)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -36,9 +37,9 @@ def _number(value: float | Tensor, what: str) -> float:
 def validate(group: dict[str, Any]) -> None:
     """torch's rejections, in torch's words; ValueError."""
     lr = _number(group["lr"], "lr")
-    if not lr >= 0.0:
+    if not 0.0 <= lr < math.inf:
         raise ValueError(f"Learning rate should be >= 0 but is: {lr}")
-    if not group["weight_decay"] >= 0.0:
+    if not 0.0 <= group["weight_decay"] < math.inf:
         raise ValueError(f"weight decay should be >= 0 but is: {group['weight_decay']}")
     if group["use_muon"]:
         _validate_muon(group)
@@ -47,7 +48,7 @@ def validate(group: dict[str, Any]) -> None:
 
 
 def _validate_muon(group: dict[str, Any]) -> None:
-    if not group["momentum"] >= 0.0:
+    if not 0.0 <= group["momentum"] < math.inf:
         raise ValueError(f"momentum should be >= 0 but is: {group['momentum']}")
     if group["adjust_lr_fn"] is not None and group["adjust_lr_fn"] not in lib.SCALES:
         raise ValueError(f"Adjust learning rate function {group['adjust_lr_fn']} is not supported")
@@ -55,13 +56,15 @@ def _validate_muon(group: dict[str, Any]) -> None:
         raise ValueError("Number of steps must be less than 100 for computational efficiency")
     if group["ns_steps"] < 1:
         raise ValueError(f"ns_steps should be >= 1 but is: {group['ns_steps']}")
+    if not math.isfinite(group["eps"]):
+        raise ValueError(f"eps should be finite but is: {group['eps']}")
     coefficients = group["ns_coefficients"]
     if not isinstance(coefficients, str) and len(coefficients) != 3:
         raise ValueError("Coefficients must be a tuple of exactly 3 values")
 
 
 def _validate_adamw(group: dict[str, Any]) -> None:
-    if not group["eps"] >= 0.0:
+    if not 0.0 <= group["eps"] < math.inf:
         raise ValueError(f"Invalid epsilon value: {group['eps']}")
     for i, beta in enumerate(group["betas"]):
         if not 0.0 <= float(beta) < 1.0:
@@ -69,6 +72,14 @@ def _validate_adamw(group: dict[str, Any]) -> None:
     for key, value in _ADAMW_FIXED.items():
         if key in ("amsgrad", "maximize", "differentiable") and group.get(key, value):
             raise ValueError(f"{key}=True is not supported for AdamW groups of muond")
+
+
+def clip_of(clip_norm: float | Tensor | None) -> float:
+    """The clip norm as the daemon takes it, 0 for none; ValueError."""
+    norm = 0.0 if clip_norm is None else _number(clip_norm, "clip_norm")
+    if not norm >= 0.0:
+        raise ValueError(f"clip_norm should be > 0 but is: {norm}")
+    return 0.0 if math.isinf(norm) else norm
 
 
 def scalars_of(group: dict[str, Any]) -> lib.Scalars:

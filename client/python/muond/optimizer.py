@@ -26,7 +26,7 @@ from .errors import (
     ReplicasDifferError,
     StepVoidError,
 )
-from .groups import complete, scalars_of, statics_of, validate
+from .groups import clip_of, complete, scalars_of, statics_of, validate
 from .lifetime import Lifetime
 from .state import RemoteState
 
@@ -37,6 +37,18 @@ _VOID_ERRORS = {
     lib.VOID_NOT_WHOLE: ReplicasDifferError,
     lib.VOID_RANK_LOST: RankLostError,
 }
+
+# What a copy of an optimizer has of it, besides groups and state.
+_COPIED = (
+    "clip_norm",
+    "on_nonfinite",
+    "skipped_steps",
+    "_adamw_defaults",
+    "_asked",
+    "_data_parallel",
+    "_job",
+    "_step_timeout",
+)
 
 
 class Muon(torch.optim.Optimizer):
@@ -104,16 +116,12 @@ class Muon(torch.optim.Optimizer):
         self.clip_norm = clip_norm
         self.on_nonfinite = on_nonfinite
         self.skipped_steps = 0
-        self.endpoint = endpoint or os.environ.get("MUOND_ENDPOINT") or None
+        self._asked = endpoint or os.environ.get("MUOND_ENDPOINT") or None
         self._job = job
         self._step_timeout = step_timeout
         self._data_parallel = data_parallel
         self._names: dict[int, str] = {}
-        self._life = Lifetime()
-        self._attachment: Attachment | None = None
-        self._statics: list[Any] = []
-        self._pending: int | None = None
-        self._failure: MuondError | None = None
+        self._start_apart()
         shared = adjust_lr_fn == "match_rms_adamw"
         if adamw_lr is None:
             adamw_lr = lr if shared else 1e-3
@@ -145,6 +153,16 @@ class Muon(torch.optim.Optimizer):
             replicas.keep_unreduced(found)
         if verbose if verbose is not None else bool(routed) and replicas.first_rank():
             print(routing.table(routed or self._routed_now()))
+
+    def _start_apart(self) -> None:
+        """With no daemon yet."""
+        self.endpoint = self._asked
+        self._life = Lifetime()
+        self._attachment: Attachment | None = None
+        self._statics: list[Any] = []
+        self._open: int | None = None  # a step that was begun, and whose end is not known yet
+        self._scalars: list[Any] = []  # of that step
+        self._failure: MuondError | None = None
 
     # ---- parameters and groups
 
@@ -231,14 +249,14 @@ class Muon(torch.optim.Optimizer):
             me = owner()
             if me is None:
                 return None
-            me._usable()
+            me.synchronize()
             return me._attachment.fetch(parameter, field) if me._attachment else None
 
         def push(parameter: Tensor, field: int, value: Tensor) -> bool:
             me = owner()
             if me is None:
                 return False
-            me._usable()
+            me.synchronize()
             return me._attachment.push(parameter, field, value) if me._attachment else False
 
         return RemoteState(p, use_muon, fetch, push)
@@ -276,28 +294,32 @@ class Muon(torch.optim.Optimizer):
         self._life.own(daemon)
         return daemon.endpoint
 
-    def _attach(self) -> Attachment:
-        """Joins the daemon with the groups as they are now, and adopts the parameters."""
+    def _attach(self) -> Attachment | None:
+        """Joins the daemon with the groups as they are now, and adopts the parameters. None where there is nothing to step."""
         self._complete_state()
         entries = collect(self.param_groups, self._name_of)
         if not entries:
-            raise ValueError("no parameter of this optimizer requires a gradient")
+            return None
         named = [(entry.name, entry.parameter) for entry in entries]
         world = replicas.resolve(self._data_parallel, self._watch, named)
-        endpoint, job = replicas.agree(world, self.endpoint, self._job, self._start_daemon)
+        endpoint, job = replicas.agree(world, self._asked, self._job, self._start_daemon)
         manifest = manifest_of(entries, self.param_groups, world, job)
-        session = Session(manifest, endpoint)
+        try:
+            session = Session(manifest, endpoint)
+            self._life.enter(session)
+            self.endpoint = endpoint
+            self._attachment = Attachment(session, entries)
+            self._life.adopt(self._attachment)
+            for state in self.state.values():
+                state.push_kept()
+            self._statics = statics_of(self.param_groups)
+        except BaseException:  # Ctrl-C too: half attached is not attached
+            self._leave()
+            raise
         self._watch.stop()
-        self.endpoint = endpoint
-        self._life.enter(session)
-        self._statics = statics_of(self.param_groups)
-        self._attachment = Attachment(session, entries)
-        self._life.adopt(self._attachment)
-        for state in self.state.values():
-            state.push_kept()
         return self._attachment
 
-    def _current(self) -> Attachment:
+    def _current(self) -> Attachment | None:
         """The attachment, made or made anew where groups or parameters have changed."""
         attachment = self._attachment
         if attachment is None:
@@ -317,9 +339,9 @@ class Muon(torch.optim.Optimizer):
 
     def _leave(self) -> None:
         self._attachment = None
+        self._open = None
         self._life.leave()
-        if self._life.owns_daemon():
-            self.endpoint = None
+        self.endpoint = self._asked
 
     # ---- the step
 
@@ -336,27 +358,49 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._usable()
+        # Everything that can be refused here is refused before anything is handed over.
+        for group in self.param_groups:
+            validate(group)
+        scalars = [scalars_of(group) for group in self.param_groups]
+        scale, found_inf = self._loss_scale()
+        clip_norm = clip_of(self.clip_norm)
         try:
-            if self._pending is not None and self._attachment is not None:
-                self._finish(self._attachment)
+            self._settle()
             attachment = self._current()
+            if attachment is None:
+                return loss
             attachment.check()
             attachment.refresh()
-            scale, found_inf = self._loss_scale()
-            scalars = [scalars_of(group) for group in self.param_groups]
+            self._open, self._scalars = attachment.session.last_step() + 1, scalars
             if not found_inf:
                 attachment.put()
-            self._pending = attachment.session.commit(
-                scalars,
-                found_inf=found_inf,
-                loss_scale=scale,
-                clip_norm=float(self.clip_norm or 0.0),
+            attachment.session.commit(
+                scalars, found_inf=found_inf, loss_scale=scale, clip_norm=clip_norm
             )
             self._finish(attachment)
         except (DaemonLostError, RankLostError) as error:
             self._failure = error
             raise
         return loss
+
+    def _settle(self) -> None:
+        """Ends the step that an exception from outside (Ctrl-C) has left open.
+
+        One that was committed is waited for and counts; one that was not is given up, on all ranks, and changes nothing.
+        """
+        attachment = self._attachment
+        if self._open is None or attachment is None:
+            return
+        if attachment.session.last_step() >= self._open:  # over, and the exception came then
+            attachment.take()
+            self._open = None
+            return
+        try:
+            attachment.session.commit(self._scalars, found_inf=True)
+        except MuondError as error:
+            if error.status != "FAILED_PRECONDITION":  # which says that it is committed
+                raise
+        self._finish(attachment)
 
     def _loss_scale(self) -> tuple[float, bool]:
         """What a GradScaler has put on this optimizer for the time of its step."""
@@ -379,14 +423,14 @@ class Muon(torch.optim.Optimizer):
         outcome = attachment.wait(lambda: time.monotonic() > end)
         if outcome is None:
             raise MuondError(
-                f"step {self._pending} is not over after {self._step_timeout:.0f} s: another rank "
+                f"step {self._open} is not over after {self._step_timeout:.0f} s: another rank "
                 "has not made it, or the daemon hangs (muonctl status tells)",
                 "DEADLINE_EXCEEDED",
             )
-        self._pending = None
         if outcome.applied:
             attachment.take()
-        else:
+        self._open = None
+        if not outcome.applied:
             self._void(outcome, attachment)
 
     def _void(self, outcome: Outcome, attachment: Attachment) -> None:
@@ -405,12 +449,12 @@ class Muon(torch.optim.Optimizer):
     def synchronize(self) -> None:
         """Waits until the parameters are those of the last step. In this mode ``step()`` has done it already."""
         self._usable()
-        if self._pending is not None and self._attachment is not None:
-            self._finish(self._attachment)
+        self._settle()
 
     def refresh(self) -> None:
         """Tells the daemon of parameters that were moved or replaced; ``step()`` does it by itself."""
         self._usable()
+        self._settle()
         if self._attachment is not None:
             self._attachment.check()
             self._attachment.refresh()
@@ -420,7 +464,7 @@ class Muon(torch.optim.Optimizer):
     @torch._disable_dynamo
     def state_dict(self) -> dict[str, Any]:
         """torch's format, with the values fetched from the daemon; zeros before the first step."""
-        self._usable()
+        self.synchronize()
         self._complete_state()
         remote = self.state
         self.state = defaultdict(dict, {p: state.plain() for p, state in remote.items()})
@@ -432,7 +476,7 @@ class Muon(torch.optim.Optimizer):
     @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes torch's format (torch.optim.Muon's and torch.optim.AdamW's groups by position, see ``join_state_dicts``)."""
-        self._usable()
+        self.synchronize()
         self._complete_state()
         rules = [group["use_muon"] for group in self.param_groups]
         saved_groups = state_dict["param_groups"]
@@ -457,7 +501,40 @@ class Muon(torch.optim.Optimizer):
             for key, value in values.items():
                 self.state[p][key] = value
 
+    # ---- copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy.deepcopy: groups, settings, and the state as tensors. A copy joins a daemon at its own first step."""
+        self.synchronize()
+        self._complete_state()
+        groups = enumerate(self.param_groups)
+        return {
+            "defaults": self.defaults,
+            "param_groups": self.param_groups,
+            "state": {p: state.plain() for p, state in self.state.items()},
+            "names": [self._name_of(p, g, i) for g, h in groups for i, p in enumerate(h["params"])],
+            "settings": {key: getattr(self, key) for key in _COPIED},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "settings" not in state:  # torch.optim.Optimizer.load_state_dict, of itself
+            super().__setstate__(state)
+            return
+        super().__setstate__({key: state[key] for key in ("defaults", "param_groups", "state")})
+        vars(self).update(state["settings"])
+        params = [p for group in self.param_groups for p in group["params"]]
+        self._names = {id(p): name for p, name in zip(params, state["names"], strict=True)}
+        self._watch = replicas.DdpWatch(None)
+        self._start_apart()
+        self._complete_state()
+
     # ---- the end
+
+    def __enter__(self) -> Muon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Leaves the daemon (and ends it, if it was started here). Parameters get memory of their own and stay as they are; state

@@ -83,10 +83,10 @@ class RemoteState(MutableMapping[str, Any]):
 
     def push_kept(self) -> None:
         """After an attach: what was kept here goes to the daemon. Zeros are there already."""
-        kept, self._kept = self._kept, {}
-        for key, tensor in kept.items():
-            if torch.count_nonzero(tensor):
-                self[key] = tensor
+        for key, tensor in list(self._kept.items()):
+            zeros = not torch.count_nonzero(tensor)
+            if zeros or self._push(self._parameter, self._keys[key], tensor):
+                del self._kept[key]
 
     def keep(self) -> None:
         """Before the daemon is left for another: its values come here."""
