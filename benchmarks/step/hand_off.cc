@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "benchmarks/step/engine.h"
 #include "client/core/client.h"
 #include "client/core/daemon_process.h"
+#include "client/core/mapping.h"
 #include "proto/stubs/daemon_stub.h"
 
 namespace muond {
@@ -108,12 +110,20 @@ absl::Status Measure(const Model& model, const std::string& endpoint, int steps)
 
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
-  std::vector<float> gradients(elements), parameters(elements), copy(elements);
-  for (float& g : gradients) g = normal(random);
+  // Huge pages for the framework's side too, so that the two engines differ in nothing but where they run.
+  std::vector<std::shared_ptr<Mapping>> own;
+  for (int i = 0; i < 3; ++i) {
+    auto mapped = Mapping::Private(elements * sizeof(float));
+    if (!mapped.ok()) return mapped.status();
+    own.push_back(*std::move(mapped));
+  }
+  const auto floats = [&own](int i) { return reinterpret_cast<float*>(own[i]->data()); };
+  float *const gradients = floats(0), *const parameters = floats(1), *const copy = floats(2);
+  std::generate_n(gradients, elements, [&] { return normal(random); });
   std::vector<Engine::Memory> memory;
   std::vector<int64_t> starts;
   for (int64_t at = 0; const TensorSpec& tensor : manifest.tensors) {
-    memory.push_back({parameters.data() + at, gradients.data() + at});
+    memory.push_back({parameters + at, gradients + at});
     starts.push_back(at);
     at += ElementsOf(tensor);
   }
@@ -133,6 +143,10 @@ absl::Status Measure(const Model& model, const std::string& endpoint, int steps)
       const absl::Status put =
           (*client)->Put(t, memory[t].gradient, (*client)->places()[t].size_bytes);
       if (!put.ok()) return put;
+      // A bucket is announced when its last gradient is there, as the framework's client does it.
+      const int32_t own = manifest.tensors[t].bucket;
+      if (t + 1 < memory.size() && manifest.tensors[t + 1].bucket == own) continue;
+      if (absl::Status said = (*client)->Announce(own); !said.ok()) return said;
     }
     if (auto committed = (*client)->Commit(settings); !committed.ok()) return committed.status();
     auto result = (*client)->Wait(absl::Minutes(5));
@@ -144,7 +158,7 @@ absl::Status Measure(const Model& model, const std::string& endpoint, int steps)
     const double inside = Milliseconds(start);
     start = Clock::now();
     for (size_t t = 0; t < memory.size(); ++t) {
-      std::memcpy(copy.data() + starts[t], memory[t].gradient, (*client)->places()[t].size_bytes);
+      std::memcpy(copy + starts[t], memory[t].gradient, (*client)->places()[t].size_bytes);
     }
     const double copied = Milliseconds(start);
     if (step < 2) continue;  // first touch of every page

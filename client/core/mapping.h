@@ -27,7 +27,7 @@ class Mapping {
 
  private:
   Mapping(char* data, uint64_t size_bytes) : data_(data), size_bytes_(size_bytes) {}
-  static absl::StatusOr<std::shared_ptr<Mapping>> Map(int fd, uint64_t size_bytes, int flags);
+  static absl::StatusOr<std::shared_ptr<Mapping>> Map(int fd, uint64_t size_bytes);  // -1: private
   char* const data_;
   const uint64_t size_bytes_;
 };

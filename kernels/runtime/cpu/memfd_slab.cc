@@ -13,6 +13,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_format.h"
 #include "kernels/runtime/host_pages.h"
+#include "kernels/runtime/shared_pages.h"
 
 namespace muond {
 namespace {
@@ -43,12 +44,17 @@ absl::StatusOr<std::unique_ptr<Slab>> MemfdSlab::Create(const std::string& label
     return SystemError("ftruncate", size_bytes, EFBIG);
   const auto length = static_cast<off_t>(size_bytes);
   if (ftruncate(descriptor, length) != 0) return SystemError("ftruncate", size_bytes, errno);
+  void* data = MapShared(descriptor, size_bytes);
+  if (data == MAP_FAILED) return SystemError("mmap", size_bytes, errno);
+  auto unmapper = absl::MakeCleanup([data, size_bytes] { munmap(data, size_bytes); });
+  PreferHugePages(descriptor, data, size_bytes);
   if (fallocate(descriptor, 0, 0, length) != 0) return SystemError("fallocate", size_bytes, errno);
   if (fcntl(descriptor, F_ADD_SEALS, kSizeSeals | F_SEAL_SEAL) != 0) {
     return SystemError("F_ADD_SEALS", size_bytes, errno);
   }
+  std::move(unmapper).Cancel();
   std::move(closer).Cancel();
-  return Map(descriptor, size_bytes, std::move(released));
+  return std::unique_ptr<Slab>(new MemfdSlab(data, size_bytes, descriptor, std::move(released)));
 }
 
 absl::StatusOr<std::unique_ptr<Slab>> MemfdSlab::Import(int descriptor, size_t size_bytes,
@@ -72,19 +78,10 @@ absl::StatusOr<std::unique_ptr<Slab>> MemfdSlab::Import(int descriptor, size_t s
         "an imported slab of %d bytes is not sealed at its size: its other holders could shrink it",
         size_bytes));
   }
-  std::move(closer).Cancel();
-  return Map(descriptor, size_bytes, std::move(released));
-}
-
-absl::StatusOr<std::unique_ptr<Slab>> MemfdSlab::Map(int descriptor, size_t size_bytes,
-                                                     std::function<void()> released) {
-  void* data = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
-  if (data == MAP_FAILED) {
-    const int error = errno;
-    close(descriptor);
-    return SystemError("mmap", size_bytes, error);
-  }
+  void* data = MapShared(descriptor, size_bytes);
+  if (data == MAP_FAILED) return SystemError("mmap", size_bytes, errno);
   madvise(data, size_bytes, MADV_HUGEPAGE);  // a hint: refused by kernels without it
+  std::move(closer).Cancel();
   return std::unique_ptr<Slab>(new MemfdSlab(data, size_bytes, descriptor, std::move(released)));
 }
 

@@ -34,8 +34,6 @@ class MemfdSlab final : public Slab {
         size_bytes_(size_bytes),
         descriptor_(descriptor),
         released_(std::move(released)) {}
-  static absl::StatusOr<std::unique_ptr<Slab>> Map(int descriptor, size_t size_bytes,
-                                                   std::function<void()> released);
 
   void* const data_;
   const size_t size_bytes_;

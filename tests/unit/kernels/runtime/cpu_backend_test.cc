@@ -3,10 +3,14 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <fstream>
 #include <stdexcept>
 
 #include "kernels/runtime/backend.h"
+#include "kernels/runtime/shared_pages.h"
 #include "tests/support/backend_contract.h"
 
 namespace muond::testing {
@@ -37,6 +41,37 @@ TEST(CpuBackendTest, RefusalNamesWhatIsLeft) {
   auto taken = backend->devices()[0]->Allocate(600).value();
   const absl::Status status = backend->devices()[0]->Allocate(401).status();
   EXPECT_EQ(status.message(), "401 bytes needed, 400 of 1000 left on cpu-0");
+}
+
+// Bytes that this process has mapped, as the kernel counts them.
+uint64_t MappedPages() {
+  std::ifstream file("/proc/self/statm");
+  uint64_t pages = 0;
+  file >> pages;
+  return pages;
+}
+
+TEST(CpuBackendTest, LargeSlabsLieWhereHugePagesCan) {
+  auto backend = TwoDevices().value();
+  Device& device = *backend->devices()[0];
+  constexpr size_t kBytes = 2 * kHugePageBytes + 12'345;
+  const uint64_t mapped = MappedPages();
+  {
+    auto slab = device.CreateSlab("large", kBytes).value();
+    auto* bytes = static_cast<char*>(slab->data());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(bytes) % kHugePageBytes, 0u);
+    EXPECT_EQ(std::count(bytes, bytes + kBytes, 0), static_cast<ptrdiff_t>(kBytes));
+    bytes[kHugePageBytes] = 7;
+    bytes[kBytes - 1] = 8;
+    auto again = device.ImportSlab(::dup(slab->descriptor()), kBytes).value();
+    const auto* others = static_cast<const char*>(again->data());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(others) % kHugePageBytes, 0u);
+    EXPECT_EQ(others[kHugePageBytes], 7);
+    EXPECT_EQ(others[kBytes - 1], 8);
+    // Nothing is kept of the room in which the aligned address was found.
+    EXPECT_LE(MappedPages() - mapped, 2 * (kBytes / 4096 + 1) + 64);
+  }
+  EXPECT_LE(MappedPages(), mapped + 64);
 }
 
 TEST(CpuBackendTest, DestroyingABlockedStreamDropsWhatIsBehindTheWait) {
