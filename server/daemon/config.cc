@@ -91,7 +91,7 @@ std::vector<OptionRow> Rows(Config* c) {
     return text.empty() ? absl::OkStatus() : CheckLoopback(text);
   };
   const auto metrics_address = [](const std::string& text) {
-    return text == "auto" || text == "off" ? absl::OkStatus() : CheckLoopback(text);
+    return text == "auto" || text == "off" ? absl::OkStatus() : HostOf(text).status();
   };
   return {
       Line("socket_dir", "DIRECTORY",
@@ -103,9 +103,9 @@ std::vector<OptionRow> Rows(Config* c) {
            "A TCP door for gRPC beside the Unix socket, on loopback only. Port 0 takes a free one.",
            &c->listen_tcp, optional_loopback),
       Line("metrics_listen", "HOST:PORT",
-           "Where /metrics, /healthz, /readyz and /status are, on loopback only. auto: "
-           "127.0.0.1:9478, or any free port "
-           "with --standalone. off: nowhere.",
+           "Where /metrics, /healthz, /readyz and /status are. auto: 127.0.0.1:9478, or any free "
+           "port with --standalone. off: nowhere. Beyond loopback (0.0.0.0:9478) /status, which "
+           "names jobs, is not served.",
            &c->metrics_listen, metrics_address),
       Line("coordinator", "ENDPOINT",
            "gRPC endpoint of the coordinator; embedded: one inside this daemon.", &c->coordinator,
@@ -225,15 +225,25 @@ constexpr const char* kExitCodes =
 
 }  // namespace
 
-absl::Status CheckLoopback(const std::string& host_and_port) {
+absl::StatusOr<std::string> HostOf(const std::string& host_and_port) {
   const size_t colon = host_and_port.rfind(':');
-  if (colon == std::string::npos) return absl::InvalidArgumentError("HOST:PORT is expected");
-  const std::string host = host_and_port.substr(0, colon);
+  if (colon == std::string::npos || colon == 0)
+    return absl::InvalidArgumentError("HOST:PORT is expected");
   if (auto port = ParseInteger(host_and_port.substr(colon + 1), 0, 65535); !port.ok())
     return port.status();
-  if (host == "localhost" || host == "[::1]" || host.rfind("127.", 0) == 0) return absl::OkStatus();
+  return host_and_port.substr(0, colon);
+}
+
+bool IsLoopback(const std::string& host) {
+  return host == "localhost" || host == "[::1]" || host.rfind("127.", 0) == 0;
+}
+
+absl::Status CheckLoopback(const std::string& host_and_port) {
+  const auto host = HostOf(host_and_port);
+  if (!host.ok()) return host.status();
+  if (IsLoopback(*host)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
-      "host \"", host,
+      "host \"", *host,
       "\" is not loopback (127.x.y.z, [::1] or localhost); there is no TLS to protect others"));
 }
 

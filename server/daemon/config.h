@@ -18,7 +18,7 @@ enum class BackendChoice : uint8_t { kAuto = 0, kCpu = 1, kCuda = 2 };
 struct Config {
   std::string socket_dir;                // never empty once read
   std::string listen_tcp;                // loopback "host:port"; empty: the Unix socket alone
-  std::string metrics_listen = "auto";   // loopback "host:port", "auto" or "off"
+  std::string metrics_listen = "auto";   // "host:port", "auto" or "off"
   std::string coordinator = "embedded";  // or its gRPC endpoint
   std::string state_dir;  // of the embedded coordinator's catalogue; empty: in memory
   BackendChoice backend = BackendChoice::kAuto;
@@ -55,7 +55,11 @@ absl::StatusOr<Invocation> ReadConfig(const std::vector<std::string>& arguments,
                                       const std::map<std::string, std::string>& environment);
 std::map<std::string, std::string> ProcessEnvironment();
 
-// INVALID_ARGUMENT unless "host:port" with a loopback host: there is no TLS yet, so nothing listens beyond this machine.
+// INVALID_ARGUMENT unless "host:port" with a port from 0 to 65535.
+absl::StatusOr<std::string> HostOf(const std::string& host_and_port);
+bool IsLoopback(const std::string& host);  // 127.x.y.z, [::1] or localhost
+// INVALID_ARGUMENT unless "host:port" with a loopback host: there is no TLS yet, so no door that changes or names anything
+// listens beyond this machine.
 absl::Status CheckLoopback(const std::string& host_and_port);
 absl::StatusOr<std::vector<double>> ParseBuckets(const std::string& text);
 

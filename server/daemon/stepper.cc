@@ -30,6 +30,7 @@
 #include "server/observe/http_door.h"
 #include "server/observe/log.h"
 #include "server/observe/metrics.h"
+#include "server/observe/report_series.h"
 
 namespace muond {
 namespace {
@@ -142,17 +143,23 @@ class Stepper {
 
   absl::StatusOr<std::unique_ptr<HttpDoor>> OpenHttp() {
     HttpDoorOptions options;
-    options.exposition = [this] { return metrics_->Exposition(); };
+    options.exposition = [this] {
+      Feed(AskLoop(), metrics_.get());
+      return metrics_->Exposition();
+    };
     options.status = [this] { return AskLoop(); };
     if (config_.metrics_listen == "auto") {
       options.port = config_.standalone ? 0 : kMetricsPort;
     } else {
-      const size_t colon = config_.metrics_listen.rfind(':');
-      options.host = config_.metrics_listen.substr(0, colon);
-      if (!absl::SimpleAtoi(config_.metrics_listen.substr(colon + 1), &options.port)) {
+      auto host = HostOf(config_.metrics_listen);
+      if (!host.ok()) return host.status();
+      const std::string port = config_.metrics_listen.substr(host->size() + 1);
+      if (!absl::SimpleAtoi(port, &options.port)) {
         return absl::InvalidArgumentError(
             absl::StrCat("metrics_listen: no port in ", config_.metrics_listen));
       }
+      options.pages = IsLoopback(*host);
+      options.host = *std::move(host);
     }
     return HttpDoor::Open(std::move(options));
   }

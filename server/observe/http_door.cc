@@ -48,6 +48,7 @@ struct HttpDoor::Impl {
       response.status = report.has_value() && !report->draining ? 200 : 503;
       response.set_content(text, kText);
     });
+    if (!options.pages) return;
     server.Get("/status", [this](const httplib::Request& request, httplib::Response& response) {
       const bool json =
           request.get_header_value("Accept").find("application/json") != std::string::npos;
@@ -82,7 +83,8 @@ struct HttpDoor::Impl {
 absl::StatusOr<std::unique_ptr<HttpDoor>> HttpDoor::Open(HttpDoorOptions options) {
   auto impl = std::make_unique<Impl>(std::move(options));
   impl->SetUp();
-  const std::string& host = impl->options.host;
+  const std::string& text = impl->options.host;
+  const std::string host = text.starts_with('[') ? text.substr(1, text.size() - 2) : text;
   const int wanted = impl->options.port;
   if (wanted == 0) {
     impl->port = impl->server.bind_to_any_port(host);
@@ -91,7 +93,7 @@ absl::StatusOr<std::unique_ptr<HttpDoor>> HttpDoor::Open(HttpDoorOptions options
   }
   if (impl->port <= 0) {
     return absl::UnavailableError(
-        absl::StrCat("cannot listen for metrics on ", host, ":", wanted, ": it is taken"));
+        absl::StrCat("cannot listen for metrics on ", text, ":", wanted, ": it is taken"));
   }
   Impl* raw = impl.get();
   impl->thread = std::thread([raw] { raw->server.listen_after_bind(); });

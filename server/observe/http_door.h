@@ -1,4 +1,4 @@
-// HttpDoor: /metrics, /healthz, /readyz, /status (HTML) and /status.json, read-only, on loopback.
+// HttpDoor: /metrics, /healthz, /readyz, /status (HTML) and /status.json, read-only.
 // Threads: four of its own call the functions of the options; Open and the destructor from one thread.
 // Errors:  UNAVAILABLE with the address when it is taken.
 #pragma once
@@ -14,8 +14,9 @@
 namespace muond {
 
 struct HttpDoorOptions {
-  std::string host = "127.0.0.1";
-  int port = 0;  // 0: any free one
+  std::string host = "127.0.0.1";  // an IPv6 address in brackets
+  int port = 0;                    // 0: any free one
+  bool pages = true;               // /status, which names jobs and processes: for this machine only
   std::function<std::string()> exposition;
   // Empty when the StepLoop does not answer in time: then /healthz fails.
   std::function<std::optional<StatusReport>()> status;

@@ -114,7 +114,8 @@ struct Metrics::Series {
   std::array<prometheus::Gauge*, 3> sessions{};
   prometheus::Counter *replays, *staged, *telemetry_dropped, *frames_dropped, *frames_taken,
       *frames_refused;
-  prometheus::Gauge *epoch, *jobs, *rank_age, *coordinator_age, *imbalance, *starts, *draining;
+  prometheus::Gauge *epoch, *jobs, *orphaned, *answers, *rank_age, *coordinator_age, *imbalance,
+      *starts, *draining;
 
   mutable absl::Mutex mutex;
   struct Recent {
@@ -161,6 +162,8 @@ absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Create(const MetricsOptions& o
                     {{"carrier", "ipc"}, {"result", "refused"}});
   s->epoch = &s->GaugeOf("muond_epoch", "Newest epoch of any job's plan.");
   s->jobs = &s->GaugeOf("muond_jobs", "Jobs that this daemon holds.");
+  s->orphaned = &s->GaugeOf("muond_orphaned_jobs", "Jobs whose ranks are gone; state is kept.");
+  s->answers = &s->GaugeOf("muond_loop_answers", "1 while the step loop answers; 0: it hangs.");
   s->rank_age = &s->GaugeOf("muond_rank_heartbeat_age_seconds",
                             "Since the last frame of the most silent rank.");
   s->coordinator_age = &s->GaugeOf("muond_coordinator_heartbeat_age_seconds",
@@ -206,6 +209,8 @@ void Metrics::BytesStaged(uint64_t bytes) {
 }
 void Metrics::Epoch(uint64_t epoch) { series_->epoch->Set(static_cast<double>(epoch)); }
 void Metrics::Jobs(int count) { series_->jobs->Set(count); }
+void Metrics::OrphanedJobs(int count) { series_->orphaned->Set(count); }
+void Metrics::LoopAnswers(bool answers) { series_->answers->Set(answers ? 1 : 0); }
 void Metrics::Sessions(SessionState state, int count) {
   series_->sessions[static_cast<size_t>(state)]->Set(count);
 }

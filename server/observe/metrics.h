@@ -52,6 +52,8 @@ class Metrics {
   void BytesStaged(uint64_t bytes);              // muond_staged_bytes_total
   void Epoch(uint64_t epoch);                    // muond_epoch, the newest
   void Jobs(int count);                          // muond_jobs
+  void OrphanedJobs(int count);                  // muond_orphaned_jobs
+  void LoopAnswers(bool answers);                // muond_loop_answers
   void Sessions(SessionState state, int count);  // muond_sessions{state}
   // muond_rank_heartbeat_age_seconds at the scrape, of the rank that has been silent for longest; no rank: 0.
   void RankHeartbeat(absl::Time of_the_most_silent_rank);

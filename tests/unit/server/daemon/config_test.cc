@@ -56,9 +56,13 @@ TEST(ConfigTest, TheStepperGetsEveryValueAndReadsNothingElse) {
   EXPECT_EQ(stepper->config.stepper_starts, 3u);
 }
 
-TEST(ConfigTest, NothingListensBeyondThisMachine) {
+TEST(ConfigTest, NothingButMetricsListensBeyondThisMachine) {
   EXPECT_THAT(ErrorOf({"--listen-tcp=0.0.0.0:80"}), HasSubstr("0.0.0.0"));
-  EXPECT_THAT(ErrorOf({"--metrics-listen=192.168.0.1:80"}), HasSubstr("loopback"));
+  EXPECT_THAT(ErrorOf({"--listen-tcp=192.168.0.1:80"}), HasSubstr("loopback"));
+  EXPECT_TRUE(ReadConfig({"--metrics-listen=0.0.0.0:80"}, {}).ok());
+  EXPECT_THAT(ErrorOf({"--metrics-listen=0.0.0.0:70000"}), HasSubstr("65535"));
+  EXPECT_THAT(ErrorOf({"--metrics-listen=:80"}), HasSubstr("HOST:PORT"));
+  EXPECT_THAT(ErrorOf({"--metrics-listen=9478"}), HasSubstr("HOST:PORT"));
   EXPECT_THAT(ErrorOf({"--listen-tcp=127.0.0.1:70000"}), HasSubstr("65535"));
   EXPECT_TRUE(ReadConfig({"--listen-tcp=127.0.0.1:0", "--metrics-listen=localhost:9000"}, {}).ok());
 }

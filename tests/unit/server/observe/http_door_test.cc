@@ -56,6 +56,32 @@ TEST_F(HttpDoorTest, ServesMetricsAndProbes) {
       404);
 }
 
+TEST_F(HttpDoorTest, BeyondThisMachineThePagesThatNameJobsAreNotServed) {
+  HttpDoorOptions options;
+  options.host = "0.0.0.0";
+  options.pages = false;
+  options.exposition = [] { return std::string("muond_up 1\n"); };
+  options.status = [this] { return report_; };
+  const auto door = HttpDoor::Open(options);
+  ASSERT_TRUE(door.ok()) << door.status();
+  httplib::Client client("http://" + (*door)->endpoint());
+  EXPECT_EQ(client.Get("/metrics")->body, "muond_up 1\n");
+  EXPECT_EQ(client.Get("/readyz")->status, 200);
+  for (const char* path : {"/", "/status", "/status.json"})
+    EXPECT_EQ(client.Get(path)->status, 404) << path;
+}
+
+TEST_F(HttpDoorTest, AnIpv6AddressStandsInBrackets) {
+  HttpDoorOptions options;
+  options.host = "[::1]";
+  options.exposition = [] { return std::string("muond_up 1\n"); };
+  options.status = [this] { return report_; };
+  const auto door = HttpDoor::Open(options);
+  if (!door.ok()) GTEST_SKIP() << "no IPv6 here: " << door.status();
+  EXPECT_THAT((*door)->endpoint(), HasSubstr("[::1]:"));
+  EXPECT_EQ(httplib::Client("http://" + (*door)->endpoint()).Get("/metrics")->status, 200);
+}
+
 TEST_F(HttpDoorTest, DrainingIsAliveAndNotReady) {
   report_->draining = true;
   EXPECT_EQ(Get("/healthz")->status, 200);
