@@ -14,7 +14,7 @@ Prepares this checkout on Debian 12 or Ubuntu 24.04. Called by deploy/try.sh and
   3. cmake --preset release and ninja: 2 to 8 minutes the first time, seconds after that
 What is done already is skipped. It writes under build/ only, and build/env.sh for those who want to go on by hand.
 
-  --tests   build the tests and benchmarks too
+  --tests   build the tests and benchmarks too; fetch Helm and the Kubernetes schemas into build/tools (180 MB)
 
 Environment: MUOND_PYTHON (interpreter to prefer), MUOND_JOBS (compiler processes; default by cores and memory).
 TEXT
@@ -170,6 +170,9 @@ else
   install_packages
   prepare_python
   printf 'stamp=%s\npython=%s\n' "$(wanted_stamp)" "$python" >"$stamp"
+fi
+if ((tests)) && ! "$python" tests/support/chart_tools.py build/tools; then
+  say "Helm or the Kubernetes schemas could not be fetched: the tests of the chart will be skipped"
 fi
 build
 cat >build/env.sh <<TEXT
