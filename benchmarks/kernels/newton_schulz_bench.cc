@@ -40,6 +40,7 @@ void Check(const absl::Status& status) {
 struct Options {
   std::string table = "jordan";
   uint64_t workspace_bytes = uint64_t{2} << 30;
+  uint64_t memory_bytes = UINT64_MAX;  // of the device, for workspace and matrices
   int64_t divide = 1;
   bool per_shape = false;
   std::string json;
@@ -63,7 +64,7 @@ class Bench {
     table_ = *table;
     size_t free_bytes = 0, total = 0;
     Check(cudaMemGetInfo(&free_bytes, &total), "memory");
-    pool_bytes_ = free_bytes - (size_t{2} << 30);
+    pool_bytes_ = std::min<uint64_t>(free_bytes - (size_t{2} << 30), options.memory_bytes);
     Check(cudaMalloc(reinterpret_cast<void**>(&pool_), pool_bytes_), "pool");
     workspace_ = pool_;
     matrices_ = pool_ + options.workspace_bytes;
@@ -183,6 +184,8 @@ Options Parse(int argc, char** argv) {
       options.table = value();
     } else if (word == "--workspace-mib") {
       options.workspace_bytes = std::strtoull(value(), nullptr, 10) << 20;
+    } else if (word == "--memory-mib") {
+      options.memory_bytes = std::strtoull(value(), nullptr, 10) << 20;
     } else if (word == "--divide") {
       options.divide = std::max(1LL, std::strtoll(value(), nullptr, 10));
     } else if (word == "--per-shape") {

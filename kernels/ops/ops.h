@@ -25,6 +25,9 @@ struct Matrix {
   int64_t rows = 0, cols = 0;
   int64_t ld = 0;  // elements between rows
   DType dtype = DType::kFloat32;
+  // A symmetric matrix that passes between the products of one MultiplyPhases call and is read by nothing else: an
+  // implementation may store its lower half alone, and reads what it stored. D, D2 and operands say so alike.
+  bool half = false;
 };
 
 // A rectangle of a rows x cols matrix that lives somewhere of its own (a rank's shard).

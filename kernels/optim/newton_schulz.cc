@@ -102,7 +102,12 @@ class Program {
     }
   }
 
-  Matrix Square(Carver& carver) { return carver.Take(Side(task_.x), Side(task_.x), task_.x.dtype); }
+  // Squares stay among the products of this list, so that one half of them need not be stored.
+  Matrix Square(Carver& carver) {
+    Matrix square = carver.Take(Side(task_.x), Side(task_.x), task_.x.dtype);
+    square.half = true;
+    return square;
+  }
   double Rest(const Coefficients& row) const { return folded_ ? 0 : row.a; }
   void Stage(std::vector<Product> products) {
     if (!products.empty()) stages_.push_back(std::move(products));

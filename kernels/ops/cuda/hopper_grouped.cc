@@ -79,6 +79,15 @@ absl::Status CheckProduct(const Product& p) {
   if ((p.diagonal != 0 || p.diagonal2 != 0) && m != n) {
     return absl::InvalidArgumentError("product: a diagonal needs a square D");
   }
+  // What the kernel's three loops can read: half B, or B as [k, n], behind half A; and a half C below the diagonal only.
+  if ((p.a.half && p.a.rows != p.a.cols) || (p.b.half && p.b.rows != p.b.cols) ||
+      (p.d.half && !p.symmetric) || (p.c.half && !p.symmetric) || (p.d2.data && p.d2.half != p.d.half) ||
+      (p.a.half && !(p.b.half && p.symmetric) && (p.b.half || p.b_transposed)) ||
+      (p.b.half && !p.a.half && p.a_transposed)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "product: half-stored operands (A %d, B %d, C %d, D %d, D2 %d) of a %s product do not fit",
+        p.a.half, p.b.half, p.c.half, p.d.half, p.d2.half, p.symmetric ? "symmetric" : "general"));
+  }
   if (p.a_transposed && p.b_transposed) {
     return absl::InvalidArgumentError("product: A^T B^T is not provided; give B as stored");
   }
@@ -186,7 +195,10 @@ class HopperProducts final : public GroupedProducts {
           (p.symmetric ? hopper::kSymmetric : 0u) | (p.a_transposed ? hopper::kATransposed : 0u) |
           (p.b_transposed ? 0u : hopper::kBPlain) | (p.c.data != nullptr ? hopper::kHasC : 0u) |
           (p.d2.data != nullptr ? hopper::kHasD2 : 0u) |
-          (p.diagonal != 0 || p.diagonal2 != 0 ? hopper::kHasDiagonal : 0u);
+          (p.diagonal != 0 || p.diagonal2 != 0 ? hopper::kHasDiagonal : 0u) |
+          (p.a.half ? hopper::kHalfA : 0u) | (p.b.half ? hopper::kHalfB : 0u) |
+          (p.d.half ? hopper::kHalfD : 0u) |
+          (r.map_a == r.map_b && p.a_transposed != p.b_transposed && p.a.half == p.b.half ? hopper::kSquare : 0u);
       r.alpha = p.alpha;
       r.beta = p.beta;
       r.diagonal = p.diagonal;
@@ -276,6 +288,7 @@ class HopperProducts final : public GroupedProducts {
     AppendBytes(m.cols, key);
     AppendBytes(m.ld, key);
     AppendBytes(m.dtype, key);
+    AppendBytes(m.half, key);
   }
 
   absl::Status Upload(const std::vector<ProductRecord>& records,

@@ -10,6 +10,8 @@
 // symmetric product) beside it, and a store warp drains both while the next tile's products already run.
 //
 // Warps: 0 loads, 1 and 2 store (one a consumer), 3 decodes the list of tiles; 4-11 multiply.
+// A half-stored operand is read as it lies up to its diagonal block and transposed behind it: k-blocks [0, b_turns) take
+// both operands K-major, [b_turns, a_turns) take B MN-major, the rest both.
 // Symmetric products compute rows >= columns only, to the 64 columns; the element-exact triangle is chosen inside the
 // diagonal 64 x 64 blocks, so that D == D^T bit for bit and no element's bits depend on the tile that made it.
 // Order between dependent products of one launch: strips are counted (release) when their stores are done; warp 3
@@ -44,6 +46,7 @@ struct alignas(16) TileInfo {
   uint32_t* finished;   // counter of the product's strips
   int32_t row, column;  // of the cluster's tile
   int32_t m, n, k_blocks;
+  int32_t a_turns, b_turns;  // the k-block from which an operand lies MN-major; b_turns <= a_turns
   uint32_t flags;
   float alpha, beta, diagonal, diagonal2;
 };
@@ -68,6 +71,16 @@ __device__ __forceinline__ int StripBlocks(const TileInfo& t, int row) {
   const int end = (t.flags & kSymmetric) && row + kStrip < t.n ? row + kStrip : t.n;
   const int blocks = (end - t.column + 63) >> 6;
   return blocks < 4 ? blocks : 4;
+}
+
+// Whether the tile's transpose is stored as well.
+__device__ __forceinline__ bool Mirrors(const TileInfo& t) {
+  return (t.flags & kSymmetric) != 0 && ((t.flags & kHalfD) == 0 || t.row == t.column);
+}
+
+// Whether A's strips are among B's boxes already.
+__device__ __forceinline__ bool TakesAFromB(const TileInfo& t) {
+  return (t.flags & kSquare) != 0 && t.row == t.column;
 }
 
 // What alpha and beta are divided by.
@@ -149,6 +162,15 @@ __device__ void Decode(const Launch& launch, Control* control, int lane) {
         info.m = p.m;
         info.n = p.n;
         info.k_blocks = (p.k + kDepth - 1) / kDepth;
+        constexpr int kBlocksPerTile = kTile / kDepth;
+        const int through_row = min(info.k_blocks, (place.row + 1) * kBlocksPerTile);
+        const int through_column = min(info.k_blocks, (place.column + 1) * kBlocksPerTile);
+        info.a_turns = p.flags & kHalfA         ? through_row
+                       : p.flags & kATransposed ? 0
+                                                : info.k_blocks;
+        info.b_turns = p.flags & kHalfB    ? through_column
+                       : p.flags & kBPlain ? 0
+                                           : info.k_blocks;
         info.flags = p.flags;
         const double divisor = Divisor(p);
         info.alpha = static_cast<float>(p.alpha / divisor);
@@ -202,24 +224,22 @@ __device__ void Load(Control* control, uint32_t smem, uint32_t rank) {
     FenceAsync();  // what warp 3 saw finished was written through the async proxy of other CTAs
     const int rows[2] = {StripRow(t, rank, 0), StripRow(t, rank, 1)};
     const int column = t.column + static_cast<int>(rank) * 128;
-    const bool a_mn = (t.flags & kATransposed) != 0, b_mn = (t.flags & kBPlain) != 0;
+    const bool a_from_b = TakesAFromB(t);
     for (int kb = 0; kb < t.k_blocks; ++kb, ++it) {
       const uint32_t slot = it % kStages;
       BarrierWait(empty + 8 * slot, ((it / kStages) & 1) ^ 1);
       const uint32_t bar = full + 8 * slot;
       BarrierArriveAt(bar, rank ^ 1, 1);
-      BarrierArriveExpect(bar, kStage);
+      BarrierArriveExpect(bar, a_from_b ? kBytesB : kStage);
       const uint32_t stage = smem + slot * kStage;
       const uint32_t b = stage + kBytesA + rank * 2 * kBox;
       const int k = kb * kDepth;
-      if (a_mn) {
-        LoadBox(stage, t.map_a, rows[0], k, bar);
-        LoadBox(stage + kBox, t.map_a, rows[1], k, bar);
-      } else {
-        LoadBox(stage, t.map_a, k, rows[0], bar);
-        LoadBox(stage + kBox, t.map_a, k, rows[1], bar);
+      if (!a_from_b) {
+        const bool turned = kb >= t.a_turns;
+        LoadBox(stage, t.map_a, turned ? rows[0] : k, turned ? k : rows[0], bar);
+        LoadBox(stage + kBox, t.map_a, turned ? rows[1] : k, turned ? k : rows[1], bar);
       }
-      if (b_mn) {
+      if (kb >= t.b_turns) {
         LoadBoxBoth(b, t.map_b, column, k, bar);
         LoadBoxBoth(b + kBox, t.map_b, column + 64, k, bar);
       } else {
@@ -268,7 +288,10 @@ __device__ void Drain(Control* control, uint32_t smem, uint32_t rank, int group)
       const uint32_t other = j < 2 ? d + kMirrorInSlot + static_cast<uint32_t>(j) * kBox
                                    : mirror + static_cast<uint32_t>(j - 2) * kBox;
       StoreBox(t.map_d, column, row, box);
-      if (!(t.flags & kSymmetric)) continue;
+      if (!Mirrors(t)) {
+        if (t.flags & kHasD2) StoreBox(t.map_d2, column, row, box);
+        continue;
+      }
       if (column != row) {
         StoreBox(t.map_d, row, column, other);
         if (t.flags & kHasD2) {
@@ -290,19 +313,34 @@ __device__ void Drain(Control* control, uint32_t smem, uint32_t rank, int group)
   }
 }
 
-// All k-blocks of one strip. `it` runs over the ring's slots. Lane 0 of warp 0 of the warpgroup releases them.
+// A warpgroup's place in the ring. Lane 0 of its warp 0 releases the slots.
+struct Ring {
+  uint32_t smem, full, empty, rank;
+  bool releases;
+  uint32_t a = 0;   // where in a stage this strip's rows of A lie
+  uint32_t it = 0;  // runs over the ring's slots
+
+  __device__ __forceinline__ void Await() const {
+    BarrierWait(full + 8 * (it % kStages), (it / kStages) & 1);
+  }
+  __device__ __forceinline__ void Release(uint32_t which) const {
+    if (!releases) return;
+    BarrierArriveAt(empty + 8 * (which % kStages), rank ^ 1, 1);
+    BarrierArriveAt(empty + 8 * (which % kStages), rank, 1);
+  }
+};
+
+// K-blocks [begin, end) of one strip, both operands lying one way.
 template <bool kBf16, int kColumns, int kTransA, int kTransB>
-__device__ __forceinline__ void Multiply(float (&d)[128], uint32_t& it, int k_blocks, uint32_t smem,
-                                         int group, uint32_t full, uint32_t empty, uint32_t rank,
-                                         bool releases) {
+__device__ __forceinline__ void Multiply(float (&d)[128], Ring& ring, int begin, int end) {
   constexpr uint32_t kStepA = kTransA ? 2048 : 32, kStepB = kTransB ? 2048 : 32;
+  if (begin >= end) return;
 #pragma unroll
   for (int i = 0; i < kColumns / 2; ++i) asm volatile("" : "+f"(d[i])::"memory");
-  for (int kb = 0; kb < k_blocks; ++kb, ++it) {
-    const uint32_t slot = it % kStages;
-    BarrierWait(full + 8 * slot, (it / kStages) & 1);
-    const uint32_t stage = smem + slot * kStage;
-    const uint64_t a = OperandDescriptor(stage + static_cast<uint32_t>(group) * kBox);
+  for (int kb = begin; kb < end; ++kb, ++ring.it) {
+    ring.Await();
+    const uint32_t stage = ring.smem + ring.it % kStages * kStage;
+    const uint64_t a = OperandDescriptor(stage + ring.a);
     const uint64_t b = OperandDescriptor(stage + kBytesA);
     WgmmaFence();
 #pragma unroll
@@ -312,47 +350,38 @@ __device__ __forceinline__ void Multiply(float (&d)[128], uint32_t& it, int k_bl
     }
     WgmmaCommit();
     WgmmaWait<1>();
-    if (kb > 0 && releases) {  // the block before this one has been read
-      const uint32_t before = (it + kStages - 1) % kStages;
-      BarrierArriveAt(empty + 8 * before, rank ^ 1, 1);
-      BarrierArriveAt(empty + 8 * before, rank, 1);
-    }
+    if (kb > begin) ring.Release(ring.it + kStages - 1);  // the block before this one has been read
   }
   WgmmaWait<0>();
 #pragma unroll
   for (int i = 0; i < kColumns / 2; ++i) asm volatile("" : "+f"(d[i])::"memory");
-  if (k_blocks > 0 && releases) {
-    const uint32_t before = (it + kStages - 1) % kStages;
-    BarrierArriveAt(empty + 8 * before, rank ^ 1, 1);
-    BarrierArriveAt(empty + 8 * before, rank, 1);
-  }
+  ring.Release(ring.it + kStages - 1);
 }
 
-template <bool kBf16, int kTransA, int kTransB>
-__device__ __forceinline__ void MultiplyStrip(int blocks, float (&d)[128], uint32_t& it,
-                                              int k_blocks, uint32_t smem, int group, uint32_t full,
-                                              uint32_t empty, uint32_t rank, bool releases) {
+template <bool kBf16, int kColumns>
+__device__ __forceinline__ void MultiplyAll(float (&d)[128], Ring& ring, int a_turns, int b_turns,
+                                            int k_blocks) {
+  Multiply<kBf16, kColumns, 0, 0>(d, ring, 0, b_turns);
+  Multiply<kBf16, kColumns, 0, 1>(d, ring, b_turns, a_turns);
+  Multiply<kBf16, kColumns, 1, 1>(d, ring, a_turns, k_blocks);
+}
+
+template <bool kBf16>
+__device__ __forceinline__ void MultiplyStrip(int blocks, float (&d)[128], Ring& ring, int a_turns,
+                                              int b_turns, int k_blocks) {
   if (blocks == 0) {  // below the matrix: the strip only keeps step with the ring
-    for (int kb = 0; kb < k_blocks; ++kb, ++it) {
-      const uint32_t slot = it % kStages;
-      BarrierWait(full + 8 * slot, (it / kStages) & 1);
-      if (releases) {
-        BarrierArriveAt(empty + 8 * slot, rank ^ 1, 1);
-        BarrierArriveAt(empty + 8 * slot, rank, 1);
-      }
+    for (int kb = 0; kb < k_blocks; ++kb, ++ring.it) {
+      ring.Await();
+      ring.Release(ring.it);
     }
   } else if (blocks == 4) {
-    Multiply<kBf16, 256, kTransA, kTransB>(d, it, k_blocks, smem, group, full, empty, rank,
-                                           releases);
+    MultiplyAll<kBf16, 256>(d, ring, a_turns, b_turns, k_blocks);
   } else if (blocks == 3) {
-    Multiply<kBf16, 192, kTransA, kTransB>(d, it, k_blocks, smem, group, full, empty, rank,
-                                           releases);
+    MultiplyAll<kBf16, 192>(d, ring, a_turns, b_turns, k_blocks);
   } else if (blocks == 2) {
-    Multiply<kBf16, 128, kTransA, kTransB>(d, it, k_blocks, smem, group, full, empty, rank,
-                                           releases);
+    MultiplyAll<kBf16, 128>(d, ring, a_turns, b_turns, k_blocks);
   } else {
-    Multiply<kBf16, 64, kTransA, kTransB>(d, it, k_blocks, smem, group, full, empty, rank,
-                                          releases);
+    MultiplyAll<kBf16, 64>(d, ring, a_turns, b_turns, k_blocks);
   }
 }
 
@@ -411,10 +440,10 @@ struct Scalars {
 // is handed to the store warp as soon as it is there.
 template <bool kBf16>
 __device__ __forceinline__ void Epilogue(const float (&acc)[128], int blocks, uint32_t flags,
-                                         int diagonal_block, const Scalars& s, uint32_t d,
+                                         bool mirrors, int diagonal_block, const Scalars& s, uint32_t d,
                                          uint32_t mirror_late, int thread, int group,
                                          uint16_t* diagonal2, uint32_t drain) {
-  const bool has_c = (flags & kHasC) != 0, symmetric = (flags & kSymmetric) != 0;
+  const bool has_c = (flags & kHasC) != 0;
   const bool has_diagonal = (flags & kHasDiagonal) != 0;
   const int warp = thread >> 5, lane = thread & 31;
   const int i = lane >> 3, r = lane & 7;  // this lane addresses row r of 8x8 matrix i of a 16 x 16
@@ -468,7 +497,7 @@ __device__ __forceinline__ void Epilogue(const float (&acc)[128], int blocks, ui
       }
 #pragma unroll
       for (int q = 0; q < 4; ++q) StoreMatrix(box ^ static_cast<uint32_t>(q << 5), v[q]);
-      if (symmetric) {
+      if (mirrors) {
 #pragma unroll
         for (int q = 0; q < 4; ++q) {
           StoreMatrixTransposed(mirror + lane_mirror + static_cast<uint32_t>(q) * 2048, v[q]);
@@ -491,9 +520,8 @@ __device__ __forceinline__ void Consume(Control* control, uint32_t smem, uint32_
                                         int thread) {
   const uint32_t full = SharedAddress(control->full), empty = SharedAddress(control->empty);
   const uint32_t mirror_late = smem + kMirror + static_cast<uint32_t>(group) * 2 * kBox;
-  const bool releases = thread == 0;
   TileReader reader{control};
-  uint32_t it = 0;
+  Ring ring{smem, full, empty, rank, thread == 0};
   float acc[128];
   for (uint32_t tile = 0;; ++tile) {
     const TileInfo& t = reader.Wait();
@@ -501,7 +529,10 @@ __device__ __forceinline__ void Consume(Control* control, uint32_t smem, uint32_
     if (flags & kEnd) return;
     const int row = StripRow(t, rank, group);
     const int blocks = StripBlocks(t, row);
-    const int k_blocks = t.k_blocks;
+    const int k_blocks = t.k_blocks, a_turns = t.a_turns, b_turns = t.b_turns;
+    const bool mirrors = Mirrors(t);
+    ring.a = TakesAFromB(t) ? kBytesA + static_cast<uint32_t>((row - t.row) >> 6) * kBox
+                            : static_cast<uint32_t>(group) * kBox;
     const Scalars scalars{t.alpha, t.beta, t.diagonal, t.diagonal2};
     // Which of the tile's 64-column blocks holds the strip's diagonal; 4 when none does.
     const int diagonal_block =
@@ -512,21 +543,12 @@ __device__ __forceinline__ void Consume(Control* control, uint32_t smem, uint32_
     } else {
       reader.Next();
     }
-    if (flags & kATransposed) {
-      MultiplyStrip<kBf16, 1, 1>(blocks, acc, it, k_blocks, smem, group, full, empty, rank,
-                                 releases);
-    } else if (flags & kBPlain) {
-      MultiplyStrip<kBf16, 0, 1>(blocks, acc, it, k_blocks, smem, group, full, empty, rank,
-                                 releases);
-    } else {
-      MultiplyStrip<kBf16, 0, 0>(blocks, acc, it, k_blocks, smem, group, full, empty, rank,
-                                 releases);
-    }
-    const uint32_t own = it + static_cast<uint32_t>(group);
-    it += 2;
+    MultiplyStrip<kBf16>(blocks, acc, ring, a_turns, b_turns, k_blocks);
+    const uint32_t own = ring.it + static_cast<uint32_t>(group);
+    ring.it += 2;
     BarrierWait(full + 8 * (own % kStages), (own / kStages) & 1);
     BarrierWait(SharedAddress(&control->mirror_free[group]), (tile & 1) ^ 1);
-    Epilogue<kBf16>(acc, blocks, flags, diagonal_block, scalars, smem + (own % kStages) * kStage,
+    Epilogue<kBf16>(acc, blocks, flags, mirrors, diagonal_block, scalars, smem + (own % kStages) * kStage,
                     mirror_late, thread, group, control->diagonal2[group],
                     SharedAddress(control->drain[group]));
   }

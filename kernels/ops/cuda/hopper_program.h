@@ -19,6 +19,11 @@ enum ProductFlags : uint32_t {
   kHasC = 8,
   kHasD2 = 16,
   kHasDiagonal = 32,  // diagonal or diagonal2 is not zero
+  // Symmetric matrices of which only the kTile x kTile blocks on and below the diagonal are stored:
+  kHalfA = 64,
+  kHalfB = 128,
+  kHalfD = 256,  // D2 too
+  kSquare = 512,  // op(B) is op(A)^T, from the same memory: on the diagonal B's rows serve as A's
   kEnd = 1u << 31,    // in TileInfo: no more tiles
 };
 
