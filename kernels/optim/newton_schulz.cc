@@ -74,8 +74,9 @@ class Program {
     bool has_q = false;
     Stage({OfX(r)});
     for (size_t k = 0; k < rows.size(); ++k) {
-      const bool restarts = k + 1 < rows.size() && GramRestartsBefore(static_cast<int>(k) + 1,
-                                                                      *task_.table, task_.x.dtype);
+      const bool restarts =
+          k + 1 < rows.size() &&
+          GramRestartsBefore(static_cast<int>(k) + 1, Side(task_.x), *task_.table, task_.x.dtype);
       const bool segment_ends = restarts || k + 1 == rows.size();
       Product polynomial = Polynomial(rows[k], r, z);
       if (!has_q && !folded_) {
@@ -192,6 +193,15 @@ std::vector<Matrix> Run(Choose choose, Ops& ops, Stream& stream,
   return results;
 }
 
+constexpr int64_t kSmallSide = 512;
+
+// A first a above jordan's 3.4445 throughout.
+bool IsFast(const CoefficientTable& table) {
+  constexpr double kMild = 3.5;
+  return std::any_of(table.steps.begin(), table.steps.end(),
+                     [](const Coefficients& row) { return row.a > kMild; });
+}
+
 NewtonSchulzAlgorithm ChosenFor(const NewtonSchulzTask& task) {
   return ChooseAlgorithm(task.x.rows, task.x.cols, *task.table, task.x.dtype);
 }
@@ -203,17 +213,16 @@ NewtonSchulzAlgorithm ChosenFor(const NewtonSchulzTask& task) {
 // 16-bit: every three steps, and with a fast table before the third as well. Error in norm over that of torch's bfloat16, worst of
 // a zoo of spectra on matrices whose mass lies in few places (12 reflections from diagonal):
 //   restart before step      2      3     2 and 3   (counted from 0)
-//   jordan                 1.1    0.27       -
+//   jordan                 1.1    0.43    0.20
 //   you5                   1.7     115    0.27
-//   polar_express_105      2.6     4.5    0.27
-//   cans                   2.4      46    0.27
-// One restart before step 2 loses what is rank deficient, one before step 3 what is nearly of rank one.
-bool GramRestartsBefore(int step, const CoefficientTable& table, DType iterate) {
+//   polar_express_105      2.6     4.5    0.22
+//   cans                   2.4      46    0.7
+// One restart before step 2 loses what is rank deficient, one before step 3 what is nearly of rank one: there the rounding of
+// R0 turns the singular vector by a^3 2^-12, and an element of such a matrix can be further off than torch's when it is small. So
+// small matrices, which cost little, restart twice.
+bool GramRestartsBefore(int step, int64_t side, const CoefficientTable& table, DType iterate) {
   if (iterate == DType::kFloat32) return step > 0 && step % 5 == 0;
-  constexpr double kMild = 3.5;  // "jordan" has 3.4445 throughout
-  const bool fast = std::any_of(table.steps.begin(), table.steps.end(),
-                                [](const Coefficients& row) { return row.a > kMild; });
-  return (step > 0 && step % 3 == 0) || (fast && step == 2);
+  return (step > 0 && step % 3 == 0) || (step == 2 && (IsFast(table) || side < kSmallSide));
 }
 
 NewtonSchulzAlgorithm ChooseAlgorithm(int64_t rows, int64_t cols, const CoefficientTable& table,
@@ -221,6 +230,9 @@ NewtonSchulzAlgorithm ChooseAlgorithm(int64_t rows, int64_t cols, const Coeffici
   const int64_t side = std::min(rows, cols);
   const int64_t length = std::max(rows, cols);
   if (4 * length < 5 * side) return NewtonSchulzAlgorithm::kStandard;  // l/s < 1.25
+  if (iterate != DType::kFloat32 && side < kSmallSide && IsFast(table)) {
+    return NewtonSchulzAlgorithm::kStandard;  // see GramRestartsBefore
+  }
   const double gram = NewtonSchulzFlop(rows, cols, table, NewtonSchulzAlgorithm::kGram, iterate);
   const double standard =
       NewtonSchulzFlop(rows, cols, table, NewtonSchulzAlgorithm::kStandard, iterate);
@@ -245,7 +257,8 @@ double NewtonSchulzFlop(int64_t rows, int64_t cols, const CoefficientTable& tabl
   double flop = 0;
   bool segment_starts = true;
   for (int k = 0; k < steps; ++k) {
-    const bool segment_ends = k + 1 == steps || GramRestartsBefore(k + 1, table, iterate);
+    const bool segment_ends =
+        k + 1 == steps || GramRestartsBefore(k + 1, std::min(rows, cols), table, iterate);
     if (segment_starts) flop += of_x;
     flop += square;                         // Z
     if (!segment_starts) flop += square;    // Q

@@ -38,9 +38,9 @@ enum class NewtonSchulzAlgorithm : uint8_t { kStandard = 1, kGram = 2 };
 NewtonSchulzAlgorithm ChooseAlgorithm(int64_t rows, int64_t cols, const CoefficientTable& table,
                                       DType iterate);
 
-// Whether the Gram form recomputes R from X before step `step` (counted from 0): its rounding grows with every step, and
-// the faster the larger the table's a.
-bool GramRestartsBefore(int step, const CoefficientTable& table, DType iterate);
+// Whether the Gram form of a matrix with short side `side` recomputes R from X before step `step` (counted from 0): its
+// rounding grows with every step, the faster the larger the table's a; a small matrix has fewer elements to average over.
+bool GramRestartsBefore(int step, int64_t side, const CoefficientTable& table, DType iterate);
 
 // FLOP of one matrix with symmetric products counted as triangles: the planner's cost and the benchmarks' floor.
 double NewtonSchulzFlop(int64_t rows, int64_t cols, const CoefficientTable& table,

@@ -81,7 +81,8 @@ absl::Status CheckProduct(const Product& p) {
   }
   // What the kernel's three loops can read: half B, or B as [k, n], behind half A; and a half C below the diagonal only.
   if ((p.a.half && p.a.rows != p.a.cols) || (p.b.half && p.b.rows != p.b.cols) ||
-      (p.d.half && !p.symmetric) || (p.c.half && !p.symmetric) || (p.d2.data && p.d2.half != p.d.half) ||
+      (p.d.half && !p.symmetric) || (p.c.half && !p.symmetric) ||
+      (p.d2.data && p.d2.half != p.d.half) ||
       (p.a.half && !(p.b.half && p.symmetric) && (p.b.half || p.b_transposed)) ||
       (p.b.half && !p.a.half && p.a_transposed)) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -198,7 +199,9 @@ class HopperProducts final : public GroupedProducts {
           (p.diagonal != 0 || p.diagonal2 != 0 ? hopper::kHasDiagonal : 0u) |
           (p.a.half ? hopper::kHalfA : 0u) | (p.b.half ? hopper::kHalfB : 0u) |
           (p.d.half ? hopper::kHalfD : 0u) |
-          (r.map_a == r.map_b && p.a_transposed != p.b_transposed && p.a.half == p.b.half ? hopper::kSquare : 0u);
+          (r.map_a == r.map_b && p.a_transposed != p.b_transposed && p.a.half == p.b.half
+               ? hopper::kSquare
+               : 0u);
       r.alpha = p.alpha;
       r.beta = p.beta;
       r.diagonal = p.diagonal;

@@ -165,12 +165,8 @@ __device__ void Decode(const Launch& launch, Control* control, int lane) {
         constexpr int kBlocksPerTile = kTile / kDepth;
         const int through_row = min(info.k_blocks, (place.row + 1) * kBlocksPerTile);
         const int through_column = min(info.k_blocks, (place.column + 1) * kBlocksPerTile);
-        info.a_turns = p.flags & kHalfA         ? through_row
-                       : p.flags & kATransposed ? 0
-                                                : info.k_blocks;
-        info.b_turns = p.flags & kHalfB    ? through_column
-                       : p.flags & kBPlain ? 0
-                                           : info.k_blocks;
+        info.a_turns = p.flags & kHalfA ? through_row : p.flags & kATransposed ? 0 : info.k_blocks;
+        info.b_turns = p.flags & kHalfB ? through_column : p.flags & kBPlain ? 0 : info.k_blocks;
         info.flags = p.flags;
         const double divisor = Divisor(p);
         info.alpha = static_cast<float>(p.alpha / divisor);
@@ -440,8 +436,8 @@ struct Scalars {
 // is handed to the store warp as soon as it is there.
 template <bool kBf16>
 __device__ __forceinline__ void Epilogue(const float (&acc)[128], int blocks, uint32_t flags,
-                                         bool mirrors, int diagonal_block, const Scalars& s, uint32_t d,
-                                         uint32_t mirror_late, int thread, int group,
+                                         bool mirrors, int diagonal_block, const Scalars& s,
+                                         uint32_t d, uint32_t mirror_late, int thread, int group,
                                          uint16_t* diagonal2, uint32_t drain) {
   const bool has_c = (flags & kHasC) != 0;
   const bool has_diagonal = (flags & kHasDiagonal) != 0;
@@ -548,9 +544,9 @@ __device__ __forceinline__ void Consume(Control* control, uint32_t smem, uint32_
     ring.it += 2;
     BarrierWait(full + 8 * (own % kStages), (own / kStages) & 1);
     BarrierWait(SharedAddress(&control->mirror_free[group]), (tile & 1) ^ 1);
-    Epilogue<kBf16>(acc, blocks, flags, mirrors, diagonal_block, scalars, smem + (own % kStages) * kStage,
-                    mirror_late, thread, group, control->diagonal2[group],
-                    SharedAddress(control->drain[group]));
+    Epilogue<kBf16>(acc, blocks, flags, mirrors, diagonal_block, scalars,
+                    smem + (own % kStages) * kStage, mirror_late, thread, group,
+                    control->diagonal2[group], SharedAddress(control->drain[group]));
   }
 }
 

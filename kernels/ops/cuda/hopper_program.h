@@ -22,9 +22,9 @@ enum ProductFlags : uint32_t {
   // Symmetric matrices of which only the kTile x kTile blocks on and below the diagonal are stored:
   kHalfA = 64,
   kHalfB = 128,
-  kHalfD = 256,  // D2 too
-  kSquare = 512,  // op(B) is op(A)^T, from the same memory: on the diagonal B's rows serve as A's
-  kEnd = 1u << 31,    // in TileInfo: no more tiles
+  kHalfD = 256,     // D2 too
+  kSquare = 512,    // op(B) is op(A)^T, from the same memory: on the diagonal B's rows serve as A's
+  kEnd = 1u << 31,  // in TileInfo: no more tiles
 };
 
 // One earlier product of the launch that must be finished before this one starts: its counter counts finished strips.

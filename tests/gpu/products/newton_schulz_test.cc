@@ -25,8 +25,12 @@ class ProductOps final : public Ops {
   void Multiply(Stream&, absl::Span<const Product> products) override {
     status.Update(products_.Run(nullptr, products));
   }
-  void MultiplyPhases(Stream& stream, absl::Span<const Product> products,
+  void MultiplyPhases(Stream& stream, absl::Span<const Product> given,
                       absl::Span<const size_t> ends) override {
+    std::vector<Product> products(given.begin(), given.end());
+    for (Product& p : products) {
+      for (Matrix* m : {&p.a, &p.b, &p.c, &p.d, &p.d2}) m->half = m->half && !whole_squares;
+    }
     if (one_launch) {
       status.Update(products_.Run(nullptr, products, ends));
     } else {
@@ -42,6 +46,7 @@ class ProductOps final : public Ops {
 
   absl::Status status;
   bool one_launch = true;
+  bool whole_squares = false;
 
  private:
   GroupedProducts& products_;
@@ -189,6 +194,13 @@ class NewtonSchulzTest : public testing::Test {
     std::vector<double> x;
     int rows, cols;
   };
+  // Of ours and of torch's arithmetic, against the polynomial in double.
+  std::pair<Error, Error> Errors(const Input& input, const std::vector<double>& ours,
+                                 const CoefficientTable& table) {
+    const std::vector<double> exact = InDouble(input.x, input.rows, input.cols, table, kEps);
+    return {Distance(ours, exact),
+            Distance(ByTorch(input.x, input.rows, input.cols, table, kEps), exact)};
+  }
   // All inputs as one call, cast to fp16 at a power of two that makes their elements about 1; the results as doubles.
   std::vector<std::vector<double>> Run(const std::vector<Input>& inputs,
                                        const CoefficientTable& table) {
@@ -244,31 +256,43 @@ class NewtonSchulzTest : public testing::Test {
   std::mt19937 random_{7};
 };
 
-// The promise holds in norm. A single largest element may be a little further off: jordan's one restart was seen at 1.3.
-constexpr double kGramNorm = 1, kGramLargest = 1.5;
+// How far one relative rounding between two steps can move the result: the largest x_k times the slopes behind it.
+double Condition(const Spectrum& spectrum, int side, const CoefficientTable& table) {
+  double square = 0, worst = 0;
+  for (int i = 0; i < side; ++i) square += std::pow(spectrum.value(i, side), 2);
+  for (int i = 0; i < side && square > 0; ++i) {
+    std::vector<double> places{spectrum.value(i, side) / std::sqrt(square)}, slopes;
+    for (const Coefficients& step : table.steps) {
+      const double x = places.back(), xx = x * x;
+      slopes.push_back(step.a + 3 * step.b * xx + 5 * step.c * xx * xx);
+      places.push_back(x * (step.a + step.b * xx + step.c * xx * xx));
+    }
+    double behind = 1;
+    for (size_t k = slopes.size(); k-- > 0;) {
+      behind *= slopes[k];
+      worst = std::max(worst, std::fabs(places[k] * behind));
+    }
+  }
+  return worst;
+}
 
+// Where all of an error hangs on the rounding of one singular value, torch's can be small by luck: an entry that is worse
+// than torch's is run at more scales (the same problem, other roundings), and the medians decide.
 TEST_F(NewtonSchulzTest, NeverFurtherFromTheExactPolynomialThanTorch) {
   const std::pair<int, int> shapes[] = {{8, 8},     {64, 96},    {96, 64},    {200, 328},
                                         {384, 384}, {256, 1024}, {513, 1000}, {1040, 130}};
   double worst = 0;
-  int beyond_the_table = 0;
+  int entries = 0, by_median = 0, beyond_the_table = 0;
   for (const auto& [rows, cols] : shapes) {
-    const int side = std::min(rows, cols);
-    std::vector<double> largest_share;  // the largest singular value over the norm
     std::vector<Input> inputs;
-    std::vector<std::string> names;
-    for (const Spectrum& spectrum : Zoo()) {
+    std::vector<Spectrum> spectra = Zoo();
+    for (const Spectrum& spectrum : spectra) {
       inputs.push_back({MakeMatrix(rows, cols, spectrum, random_), rows, cols});
-      names.push_back(spectrum.name);
-      double square = 0;
-      for (int i = 0; i < side; ++i) square += std::pow(spectrum.value(i, side), 2);
-      largest_share.push_back(square > 0 ? spectrum.value(0, side) / std::sqrt(square) : 0);
     }
-    largest_share.push_back(0);
     std::normal_distribution<double> normal;
     inputs.push_back({std::vector<double>(size_t(rows) * cols), rows, cols});
     for (double& e : inputs.back().x) e = normal(random_);
-    names.push_back("Gaussian");
+    spectra.push_back({"Gaussian", [](int, int) { return 0.0; }});
     for (Input& input : inputs) {
       for (double& e : input.x) e = static_cast<float>(e);  // a gradient is fp32
     }
@@ -277,29 +301,67 @@ TEST_F(NewtonSchulzTest, NeverFurtherFromTheExactPolynomialThanTorch) {
       const auto table = FindCoefficientTable(name, 0);
       ASSERT_TRUE(table.ok());
       const auto results = Run(inputs, *table);
-      const bool gram =
-          ChooseAlgorithm(rows, cols, *table, DType::kFloat16) == NewtonSchulzAlgorithm::kGram;
       for (size_t i = 0; i < inputs.size(); ++i) {
-        // 'cans' reaches 1.99 at 1 and leaves its domain just above: where one singular value is all of the norm, any rounding
-        // decides whether it diverges, in torch's arithmetic too.
-        if (table->name == "cans" && largest_share[i] > 0.99) {
+        // 'cans' reaches 1.99 at its peaks and leaves its domain just above: there any rounding decides whether it diverges, in
+        // torch's arithmetic too.
+        if (Condition(spectra[i], std::min(rows, cols), *table) > 512) {  // bf16 rounds by 2^-9
           ++beyond_the_table;
           continue;
         }
-        const std::vector<double> exact = InDouble(inputs[i].x, rows, cols, *table, kEps);
-        const Error ours = Distance(results[i], exact);
-        const Error torch = Distance(ByTorch(inputs[i].x, rows, cols, *table, kEps), exact);
-        EXPECT_LE(ours.frobenius, (gram ? kGramNorm : 1) * torch.frobenius)
-            << rows << "x" << cols << ", " << names[i] << ", " << name;
-        EXPECT_LE(ours.largest, (gram ? kGramLargest : 1) * torch.largest)
-            << rows << "x" << cols << ", " << names[i] << ", " << name;
+        ++entries;
+        const auto [ours, torch] = Errors(inputs[i], results[i], *table);
         if (torch.frobenius > 0) worst = std::max(worst, ours.frobenius / torch.frobenius);
+        if (ours.frobenius <= torch.frobenius && ours.largest <= torch.largest) continue;
+        ++by_median;
+        std::vector<double> norms[2], largest[2];
+        for (int k = 0; k < 9; ++k) {
+          Input scaled = inputs[i];
+          for (double& e : scaled.x) e = static_cast<float>(e * (1 + 0.11 * k));
+          const auto pair = Errors(scaled, Run({scaled}, *table)[0], *table);
+          for (int who = 0; who < 2; ++who) {
+            norms[who].push_back((who == 0 ? pair.first : pair.second).frobenius);
+            largest[who].push_back((who == 0 ? pair.first : pair.second).largest);
+          }
+        }
+        for (auto* values : {&norms[0], &norms[1], &largest[0], &largest[1]}) {
+          std::sort(values->begin(), values->end());
+        }
+        EXPECT_LE(norms[0][4], norms[1][4])
+            << "norm: " << rows << "x" << cols << ", " << spectra[i].name << ", " << name;
+        EXPECT_LE(largest[0][4], largest[1][4]) << "largest element: " << rows << "x" << cols
+                                                << ", " << spectra[i].name << ", " << name;
       }
     }
   }
   std::printf(
-      "largest error over torch's, whole zoo: %.3f; %d entries beyond their table's domain\n",
-      worst, beyond_the_table);
+      "largest error in norm over torch's: %.3f; %d entries, %d of them decided by their median "
+      "over scales; %d more beyond "
+      "their table's domain\n",
+      worst, entries, by_median, beyond_the_table);
+}
+
+// Squares that stay among the products of a list are stored by halves on Hopper.
+TEST_F(NewtonSchulzTest, SquaresStoredByHalvesGiveTheBitsOfWholeOnes) {
+  std::vector<Input> inputs;
+  std::normal_distribution<double> normal;
+  for (const auto& [rows, cols] : {std::pair(768, 1024),
+                                   {64, 64},
+                                   {300, 520},
+                                   {1536, 768},
+                                   {700, 2048},
+                                   {513, 1000},
+                                   {1100, 1100}}) {
+    inputs.push_back({std::vector<double>(size_t(rows) * cols), rows, cols});
+    for (double& e : inputs.back().x) e = normal(random_);
+  }
+  for (const char* name : {"jordan", "polar_express_105"}) {
+    const auto table = FindCoefficientTable(name, 0);
+    ASSERT_TRUE(table.ok());
+    ops_->whole_squares = false;
+    const auto halves = Run(inputs, *table);
+    ops_->whole_squares = true;
+    EXPECT_EQ(Run(inputs, *table), halves) << name;
+  }
 }
 
 TEST_F(NewtonSchulzTest, BitsDoNotDependOnTheCompanyTheOrderOrTheLaunches) {

