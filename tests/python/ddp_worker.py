@@ -92,6 +92,26 @@ def unreduced(rank: int, world: int) -> object:
     return result
 
 
+def wrapped_anew(rank: int, world: int) -> object:
+    """A layer is unfrozen after some steps, which takes another DDP: the job is joined anew, by every rank, with its state."""
+    model = model_of()
+    model.up.requires_grad_(False)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    opt = muond.Muon(wrapped, **settings())
+    gradients = []
+    for step in range(4):
+        if step == 2:
+            model.up.requires_grad_(True)
+            wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+        opt.zero_grad()
+        loss_of(wrapped, batch(100 * rank + step)).backward()
+        gradients.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
+        opt.step()
+    result = {"weights": list(model.parameters()), "gradients": gradients}
+    opt.close()
+    return result
+
+
 def refusals(rank: int, world: int) -> object:
     """Ranks that disagree are told so, and nothing has changed; then they agree and go on."""
     told = {}

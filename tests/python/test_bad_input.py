@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from reference import matrices, set_gradients, vectors
 from torch import nn
 
 import muond
+from muond._library import STATE_STEP, Scalars
 from muond._session import Daemon, Manifest, Session
 
 
@@ -124,6 +126,61 @@ def test_a_socket_of_something_else(tmp_path: Path):
     finally:
         listener.close()
         os.unlink(path)
+
+
+@pytest.mark.parametrize("how", ["refuse", "answer"])
+def test_a_daemon_of_another_version(how: str, tmp_path: Path):
+    """Refused by whoever sees it first, naming both versions; nothing has changed."""
+    program = Path(os.environ.get("MUOND_LIBRARY", "/")).resolve().parents[2]
+    program = program / "tests/support/other_version_daemon"
+    if not program.is_file():
+        pytest.skip(f"{program} is not there: an installed package, or a build without tests")
+    path = f"/tmp/muond-other-{os.getpid()}.sock"
+    daemon = subprocess.Popen(
+        [program, path, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert daemon.stdout.readline() == "serves\n"
+        p = nn.Parameter(torch.ones(2, 2))
+        p.grad = torch.ones(2, 2)
+        opt = muond.Muon([p], endpoint=f"unix:{path}")
+        with pytest.raises(muond.MuondError, match=r"2\.7 .*99\.5\.0") as caught:
+            opt.step()
+        assert f"1.0 (build '{muond.version()}')" in str(caught.value)
+        assert caught.value.status == "FAILED_PRECONDITION"
+        assert torch.all(p == 1)
+    finally:
+        daemon.communicate(timeout=20)
+
+
+def test_a_step_out_of_order_or_twice(shared_daemon):
+    """The interface below the optimizer, which keeps the order by itself."""
+    manifest = Manifest("order", 1, 0, 1)
+    manifest.add_adamw_group("g")
+    manifest.add_tensor("w", (2,), 0, 0)
+    manifest.add_whole_block(0, 1, 0, 1)
+    session = Session(manifest, shared_daemon)
+    gradient = torch.ones(2)
+    scalars = [Scalars(lr=0.5, beta1=0.9, beta2=0.999, eps=1e-8)]
+
+    def refused(call, *arguments) -> str:
+        with pytest.raises(muond.MuondError) as caught:
+            call(*arguments)
+        assert caught.value.status == "FAILED_PRECONDITION"
+        return str(caught.value)
+
+    for step in (1, 2):
+        assert f"step {step} was not committed" in refused(session.wait, 1.0)
+        session.put(0, gradient.data_ptr(), 8)
+        assert session.commit(scalars) == step
+        assert f"step {step} is committed and not over" in refused(session.commit, scalars)
+        assert f"while step {step} is not over" in refused(session.put, 0, gradient.data_ptr(), 8)
+        assert session.wait(30.0).applied
+    assert session.last_step() == 2
+    count = torch.zeros(1, dtype=torch.float64)
+    session.fetch_state(0, STATE_STEP, count.data_ptr(), 8)
+    assert count.item() == 2
+    session.close()
 
 
 def test_missing_ranks_are_named(shared_daemon):

@@ -35,7 +35,7 @@ def saved(folder: Path, name: str, world: int) -> list:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two ranks do, in one pair of processes: starting them is what takes the time."""
     folder = tmp_path_factory.mktemp("two")
-    names = ("train", "inner", "unreduced", "refusals", "other_manifest")
+    names = ("train", "inner", "unreduced", "wrapped_anew", "refusals", "other_manifest")
     assert spawn(ddp_worker.scenarios, 2, folder, *names) == [0, 0]
     return folder
 
@@ -95,6 +95,20 @@ def test_unreduced_gradients_are_averaged_by_the_daemon(two_ranks):
     for rank in ranks:
         for (name, p), theirs in zip(model.named_parameters(), rank["weights"], strict=True):
             torch.testing.assert_close(p, theirs, msg=name)
+
+
+def test_a_layer_unfrozen_later_joins_under_another_ddp(two_ranks):
+    ranks = saved(two_ranks, "wrapped_anew", 2)
+    model = ddp_worker.model_of()
+    opt = muond.Muon(model, **ddp_worker.settings())
+    for gradients in ranks[0]["gradients"]:
+        for p, gradient in zip(model.parameters(), gradients, strict=True):
+            p.grad = gradient
+        opt.step()
+    opt.close()
+    for rank in ranks:
+        for (name, p), theirs in zip(model.named_parameters(), rank["weights"], strict=True):
+            assert torch.equal(p, theirs), name
 
 
 def test_ranks_that_disagree_are_told_and_nothing_changes(two_ranks):

@@ -54,6 +54,7 @@ class DdpWatch:
     def __init__(self, model: nn.Module | None) -> None:
         self._found: weakref.ref | None = None
         self._hook = None
+        self.world: World | None = None  # as it was at the last attach
         if model is None or not dist.is_available():
             return
         inside = [m for m in model.modules() if isinstance(m, _ddp_type())]
@@ -103,6 +104,8 @@ def resolve(
         return ALONE
     if ddp is not None and data_parallel is None:
         _check_inside(ddp, named)
+    elif data_parallel is None and watch.world is not None:
+        return watch.world  # the wrapper is gone: another one is around the model by now
     elif data_parallel is None:
         raise ValueError(
             f"torch.distributed has {size} ranks, and nothing tells whether these parameters' "
@@ -113,7 +116,8 @@ def resolve(
     rank = dist.get_rank(group)
     if data_parallel == "unreduced":
         return World(rank, size, lib.REPLICA_SUM, float(size), group)
-    return World(rank, size, lib.REPLICA_SAME, 1.0, group)
+    watch.world = World(rank, size, lib.REPLICA_SAME, 1.0, group)
+    return watch.world
 
 
 def keep_unreduced(ddp: nn.Module) -> None:
