@@ -10,7 +10,7 @@
 
 namespace muond {
 
-// Sessions by state, silence of ranks, orphaned jobs, memory of devices. Without a report the loop did not answer: then
+// Jobs, sessions by state, silence of ranks, orphaned jobs, the devices' memory and balance. Without a report the loop did not answer: then
 // muond_loop_answers is 0 and the rest keeps what it was.
 void Feed(const std::optional<StatusReport>& report, Metrics* metrics);
 

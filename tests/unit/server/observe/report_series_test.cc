@@ -11,8 +11,12 @@ using ::testing::HasSubstr;
 StatusReport Report() {
   StatusReport report;
   JobReport running, orphan, waiting;
+  running.job_id = 7;
+  running.epoch = 3;
   running.state = JobState::kRunning;
   running.ranks = {{0, 100, RankState::kAttached, 0.25}, {1, 101, RankState::kAttached, 100}};
+  orphan.job_id = 8;
+  orphan.epoch = 5;
   orphan.state = JobState::kOrphaned;
   orphan.ranks = {{0, 100, RankState::kGone, 7777}};
   waiting.state = JobState::kJoining;
@@ -22,7 +26,10 @@ StatusReport Report() {
   device.ordinal = 1;
   device.memory_bytes = 5000;
   device.memory_free_bytes = 4000;
-  report.devices = {device};
+  device.cost_seconds = 0.3;
+  DeviceReport idle;
+  idle.cost_seconds = 0.1;
+  report.devices = {device, idle};
   return report;
 }
 
@@ -33,6 +40,7 @@ TEST(ReportSeriesTest, WhatIsTheCaseNowIsInTheScrape) {
   for (const char* line :
        {"muond_sessions{state=\"joined\"} 1", "muond_sessions{state=\"attached\"} 2",
         "muond_sessions{state=\"gone\"} 1", "muond_orphaned_jobs 1", "muond_loop_answers 1",
+        "muond_jobs 2", "muond_epoch 5", "muond_placement_imbalance_ratio 1.5",
         "muond_rank_heartbeat_age_seconds 100.", "muond_device_owned_bytes{device=\"1\"} 1000",
         "muond_device_limit_bytes{device=\"1\"} 5000"}) {
     EXPECT_THAT(text, HasSubstr(line));
@@ -44,8 +52,9 @@ TEST(ReportSeriesTest, SeriesFallWhenTheirJobsHaveGone) {
   Feed(Report(), metrics.get());
   Feed(StatusReport(), metrics.get());
   const std::string text = metrics->Exposition();
-  for (const char* line : {"muond_sessions{state=\"attached\"} 0", "muond_orphaned_jobs 0",
-                           "muond_rank_heartbeat_age_seconds 0"}) {
+  for (const char* line :
+       {"muond_sessions{state=\"attached\"} 0", "muond_orphaned_jobs 0", "muond_jobs 0",
+        "muond_placement_imbalance_ratio 0", "muond_rank_heartbeat_age_seconds 0"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
 }
