@@ -66,6 +66,19 @@ class PrometheusTest(unittest.TestCase):
         done = call("promtool", "check", "config", str(ROOT / "deploy" / "prometheus" / "prometheus.yml"))
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
+    def test_each_alert_is_silent_before_its_time_and_fires_after_it(self) -> None:
+        rules = (ROOT / "helm" / "muond" / "files" / "muond.rules.yml").read_text(encoding="utf-8")
+        tests = ROOT / "tests" / "deploy" / "muond.rules.test.yml"
+        done = call("promtool", "test", "rules", str(tests))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        text = tests.read_text(encoding="utf-8")
+        for alert in re.findall(r"- alert: (\w+)", rules):
+            self.assertIn(f"alertname: {alert}, exp_alerts: []", text)
+            self.assertIn(f"alertname: {alert}\n        exp_alerts:\n          - exp_labels", text)
+        for record in re.findall(r"- record: (\S+)", rules):
+            if record not in rules.split("muond.alerts")[1]:  # those that alerts use are tested by them
+                self.assertIn(record, text)
+
     def test_the_scraped_port_is_the_one_of_the_example(self) -> None:
         scrape = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
         config = (ROOT / "deploy" / "config" / "muond.yaml").read_text(encoding="utf-8")
