@@ -8,6 +8,7 @@
 // nothing of it is there when a step runs or a process forks.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,6 +18,8 @@
 #include "client/core/step_book.h"
 
 namespace muond {
+
+class DaemonStub;
 
 class DaemonClient : public Client {
  public:
@@ -56,6 +59,8 @@ class DaemonClient : public Client {
   absl::Status Hear(const Frame& frame);
   absl::Status WaitUntilTaken(int32_t bucket);
   StepResult Over(bool applied);
+  // Asks the daemon over gRPC, and asks again while its stepper restarts: `question` may be put twice.
+  absl::Status Ask(const std::function<absl::Status(DaemonStub&)>& question);
   absl::Status CheckState(int32_t tensor, StateField field, uint64_t size_bytes);
 
   const AttachOptions options_;

@@ -5,7 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "client/core/daemon_client.h"
 #include "client/core/fork_guard.h"
-#include "proto/stubs/daemon_stub.h"
+#include "client/core/joining.h"
 
 namespace muond {
 namespace {
@@ -29,19 +29,10 @@ absl::StatusOr<std::unique_ptr<Client>> DaemonClient::Attach(const AttachOptions
                                                              const RankManifest& rank) {
   if (absl::Status valid = Validate(manifest); !valid.ok()) return valid;
   if (absl::Status valid = Validate(manifest, rank); !valid.ok()) return valid;
-  absl::StatusOr<std::unique_ptr<DaemonStub>> stub = DaemonStub::Create(options.endpoint);
-  if (!stub.ok()) return stub.status();
-
-  JoinCall join;
-  join.manifest = manifest;
-  join.rank = rank;
-  join.resume = options.adopt ? Resume::kAdopt : Resume::kFresh;
-  join.token = options.token;
-  absl::StatusOr<JoinReply> joined = (*stub)->Join(join, options.join_timeout);
-  if (!joined.ok()) return joined.status();
-  absl::StatusOr<AttachReply> layout = (*stub)->Attach(joined->session, options.join_timeout);
-  if (!layout.ok()) return layout.status();
-  stub->reset();
+  absl::StatusOr<Joined> in = JoinDaemon(options, manifest, rank);
+  if (!in.ok()) return in.status();
+  const JoinReply* const joined = &in->reply;
+  const AttachReply* const layout = &in->layout;
 
   std::unique_ptr<DaemonClient> client(new DaemonClient(options, manifest, rank));
   client->info_.job = joined->job;

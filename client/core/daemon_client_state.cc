@@ -10,14 +10,22 @@
 namespace muond {
 namespace {
 
-absl::StatusOr<std::unique_ptr<DaemonStub>> Connect(const AttachOptions& options) {
-  StubOptions stub_options;
-  stub_options.wait_for_ready = true;  // a stepper that restarts
-  stub_options.timeout = options.repair_timeout;
-  return DaemonStub::Create(options.endpoint, stub_options);
-}
+// Between two tries to reach a stepper that restarts; the keeper is listened to meanwhile.
+constexpr absl::Duration kAskAgainAfter = absl::Milliseconds(20);
 
 }  // namespace
+
+absl::Status DaemonClient::Ask(const std::function<absl::Status(DaemonStub&)>& question) {
+  const absl::Time end = absl::Now() + options_.repair_timeout;
+  for (;;) {
+    // Not told to wait for a server: the keeper's death ends the wait here, within kAskAgainAfter.
+    absl::StatusOr<std::unique_ptr<DaemonStub>> stub = DaemonStub::Create(options_.endpoint);
+    if (!stub.ok()) return stub.status();
+    absl::Status answer = question(**stub);
+    if (!absl::IsUnavailable(answer) || absl::Now() >= end) return answer;
+    if (absl::Status heard = Listen(kAskAgainAfter); !heard.ok()) return heard;
+  }
+}
 
 absl::Status DaemonClient::CheckState(int32_t tensor, StateField field, uint64_t size_bytes) {
   if (absl::Status alive = Alive(); !alive.ok()) return alive;
@@ -36,29 +44,28 @@ absl::Status DaemonClient::CheckState(int32_t tensor, StateField field, uint64_t
 absl::Status DaemonClient::FetchState(int32_t tensor, StateField field, void* data,
                                       uint64_t size_bytes) {
   if (absl::Status fits = CheckState(tensor, field, size_bytes); !fits.ok()) return fits;
-  absl::StatusOr<std::unique_ptr<DaemonStub>> stub = Connect(options_);
-  if (!stub.ok()) return stub.status();
   FetchStateCall call;
   call.session = info_.session;
   call.tensors = {tensor};
   call.fields = {field};
   uint64_t got_bytes = 0;
-  const absl::Status fetched = (*stub)->FetchState(
-      call,
-      [&](const StateChunk& chunk) -> absl::Status {
-        if (chunk.tensor != tensor || chunk.field != field || chunk.offset_bytes != got_bytes ||
-            chunk.data.size() > size_bytes - got_bytes) {
-          return absl::InternalError(absl::StrFormat(
-              "the daemon sent %d bytes at %d of tensor %d, field %d; byte %d of %d of tensor %d, "
-              "field %d is next",
-              chunk.data.size(), chunk.offset_bytes, chunk.tensor, static_cast<int>(chunk.field),
-              got_bytes, size_bytes, tensor, static_cast<int>(field)));
-        }
-        std::memcpy(static_cast<char*>(data) + got_bytes, chunk.data.data(), chunk.data.size());
-        got_bytes += chunk.data.size();
-        return absl::OkStatus();
-      },
-      options_.repair_timeout);
+  const auto take = [&](const StateChunk& chunk) -> absl::Status {
+    if (chunk.tensor != tensor || chunk.field != field || chunk.offset_bytes != got_bytes ||
+        chunk.data.size() > size_bytes - got_bytes) {
+      return absl::InternalError(absl::StrFormat(
+          "the daemon sent %d bytes at %d of tensor %d, field %d; byte %d of %d of tensor %d, "
+          "field %d is next",
+          chunk.data.size(), chunk.offset_bytes, chunk.tensor, static_cast<int>(chunk.field),
+          got_bytes, size_bytes, tensor, static_cast<int>(field)));
+    }
+    std::memcpy(static_cast<char*>(data) + got_bytes, chunk.data.data(), chunk.data.size());
+    got_bytes += chunk.data.size();
+    return absl::OkStatus();
+  };
+  const absl::Status fetched = Ask([&](DaemonStub& stub) {
+    got_bytes = 0;
+    return stub.FetchState(call, take, options_.repair_timeout);
+  });
   if (!fetched.ok()) return fetched;
   if (got_bytes == size_bytes) return absl::OkStatus();
   return absl::DataLossError(
@@ -69,36 +76,42 @@ absl::Status DaemonClient::FetchState(int32_t tensor, StateField field, void* da
 absl::Status DaemonClient::PushState(int32_t tensor, StateField field, const void* data,
                                      uint64_t size_bytes) {
   if (absl::Status fits = CheckState(tensor, field, size_bytes); !fits.ok()) return fits;
-  absl::StatusOr<std::unique_ptr<DaemonStub>> stub = Connect(options_);
-  if (!stub.ok()) return stub.status();
-  uint64_t sent_bytes = 0;
-  absl::StatusOr<uint64_t> taken = (*stub)->PushState(
-      [&](StateChunk* chunk) {
-        if (sent_bytes == size_bytes) return false;
-        const uint64_t piece_bytes =
-            std::min<uint64_t>(size_bytes - sent_bytes, kStateChunkBytesMax);
-        chunk->session = info_.session;
-        chunk->tensor = tensor;
-        chunk->field = field;
-        chunk->offset_bytes = sent_bytes;
-        chunk->data.assign(static_cast<const char*>(data) + sent_bytes, piece_bytes);
-        sent_bytes += piece_bytes;
-        return true;
-      },
-      options_.repair_timeout);
-  if (!taken.ok()) return taken.status();
-  if (*taken == size_bytes) return absl::OkStatus();
+  uint64_t sent_bytes = 0, taken_bytes = 0;
+  const auto give = [&](StateChunk* chunk) {
+    if (sent_bytes == size_bytes) return false;
+    const uint64_t piece_bytes = std::min<uint64_t>(size_bytes - sent_bytes, kStateChunkBytesMax);
+    chunk->session = info_.session;
+    chunk->tensor = tensor;
+    chunk->field = field;
+    chunk->offset_bytes = sent_bytes;
+    chunk->data.assign(static_cast<const char*>(data) + sent_bytes, piece_bytes);
+    sent_bytes += piece_bytes;
+    return true;
+  };
+  const absl::Status pushed = Ask([&](DaemonStub& stub) {
+    sent_bytes = 0;
+    absl::StatusOr<uint64_t> taken = stub.PushState(give, options_.repair_timeout);
+    if (taken.ok()) taken_bytes = *taken;
+    return taken.status();
+  });
+  if (!pushed.ok()) return pushed;
+  if (taken_bytes == size_bytes) return absl::OkStatus();
   return absl::DataLossError(
-      absl::StrFormat("the daemon took %d of the %d bytes of state field %d of %s", *taken,
+      absl::StrFormat("the daemon took %d of the %d bytes of state field %d of %s", taken_bytes,
                       size_bytes, static_cast<int>(field), manifest_.tensors[tensor].name));
 }
 
 absl::Status DaemonClient::Detach() {
   if (absl::Status alive = Alive(); !alive.ok()) return alive;
-  absl::StatusOr<std::unique_ptr<DaemonStub>> stub = Connect(options_);
-  if (!stub.ok()) return stub.status();
   line_->Send(line_->Make(FrameType::kBye, info_.last_step));
-  const absl::Status left = (*stub)->Detach(info_.session, options_.repair_timeout);
+  bool again = false;
+  absl::Status left = Ask([&](DaemonStub& stub) {
+    absl::Status answer = stub.Detach(info_.session, options_.repair_timeout);
+    // The stepper that died had let us go, and its successor knows it.
+    if (again && absl::IsNotFound(answer)) return absl::OkStatus();
+    again = true;
+    return answer;
+  });
   detached_ = true;
   return left;
 }

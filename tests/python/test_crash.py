@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import signal
@@ -21,7 +22,9 @@ from processes import (
     read_steps,
     start_job,
 )
+from reference import matrices, set_gradients
 
+import muond
 from muond._session import Daemon
 
 STEPS = 12
@@ -107,6 +110,44 @@ def test_steppers_killed_at_random_instants_cost_not_one_bit(tmp_path):
 @pytest.mark.long
 def test_steppers_killed_at_many_random_instants_cost_not_one_bit(tmp_path):
     _random_kills(range(100, 130), kills=4, steps=300, tmp_path=tmp_path)
+
+
+def _kill_now_and_then(keeper: int, instants: random.Random, over: threading.Event) -> None:
+    while not over.wait(instants.uniform(0.02, 0.2)):
+        for stepper in children(keeper):
+            os.kill(stepper, signal.SIGKILL)
+
+
+def _join_save_load(endpoint: str) -> dict:
+    """A job that mostly joins, and reads and writes its state."""
+    params = matrices(shapes=[(33, 17), (65, 300)])
+    opt = muond.Muon(params, lr=0.02, endpoint=endpoint)
+    for step in range(12):
+        set_gradients(params, step)
+        opt.step()
+        opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+        if step % 4 == 3:
+            params += matrices(seed=step, shapes=[(9, 9)])
+            opt.add_param_group({"params": params[-1:]})
+    state = opt.state_dict()
+    opt.close()
+    return {"weights": params, "state": state}
+
+
+def test_a_stepper_killed_while_jobs_join_and_state_moves_costs_not_one_bit(shared_daemon):
+    calm = _join_save_load(shared_daemon)
+    daemon, over = Daemon(), threading.Event()
+    killer = threading.Thread(
+        target=_kill_now_and_then, args=(daemon.pid, random.Random(7), over), daemon=True
+    )
+    killer.start()
+    try:
+        disturbed = _join_save_load(daemon.endpoint)
+    finally:
+        over.set()
+        killer.join()
+        daemon.stop()
+    same(calm, disturbed)
 
 
 def test_a_killed_keeper_is_a_clear_error_and_no_hang(tmp_path):

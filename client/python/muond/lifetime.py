@@ -24,22 +24,28 @@ class _Held:
         self.session: Session | None = None
         self.attachment: Attachment | None = None
 
+    def leave_job(self) -> None:
+        if os.getpid() != self.pid:  # a forked copy: the session is not its own
+            return
+        self.attachment = None
+        session, self.session = self.session, None
+        if session is not None:
+            # A daemon that is gone, or no longer knows us, needs no farewell.
+            with contextlib.suppress(MuondError):
+                session.close()
+
     def leave(self, release: bool = False) -> None:
         if os.getpid() != self.pid:  # a forked copy: the session is not its own
             return
-        attachment, self.attachment = self.attachment, None
-        session, self.session = self.session, None
+        attachment, joined = self.attachment, self.session is not None
         daemon, self.daemon = self.daemon, None
         try:
             if attachment is not None and release:
                 attachment.release()
-            if session is not None:
-                # A daemon that is gone, or no longer knows us, needs no farewell.
-                with contextlib.suppress(MuondError):
-                    session.close()
+            self.leave_job()
         finally:
             if daemon is not None:
-                if session is not None:
+                if joined:
                     daemon.wait(LAST_RANK_SECONDS)
                 daemon.stop()
 
@@ -55,8 +61,9 @@ class Lifetime:
     def own(self, daemon: Daemon) -> None:
         self._held.daemon = daemon
 
-    def owns_daemon(self) -> bool:
-        return self._held.daemon is not None
+    def daemon(self) -> Daemon | None:
+        """The daemon that was started here."""
+        return self._held.daemon
 
     def enter(self, session: Session) -> None:
         self._held.session = session
@@ -65,8 +72,8 @@ class Lifetime:
         self._held.attachment = attachment
 
     def leave(self) -> None:
-        """Out of the job and away from a daemon of our own; another may be entered."""
-        self._held.leave()
+        """Out of the job; another may be entered. A daemon of our own goes on."""
+        self._held.leave_job()
 
     def close(self) -> None:
         """The same for good; parameters get memory of their own.

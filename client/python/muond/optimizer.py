@@ -290,6 +290,8 @@ class Muon(torch.optim.Optimizer):
             if seconds >= 2:
                 print(f"muond: {text}, {seconds:.1f} s", file=sys.stderr)
 
+        if (running := self._life.daemon()) is not None:
+            return running.endpoint
         daemon = Daemon(log_path=os.environ.get("MUOND_LOG") or None, progress=progress)
         self._life.own(daemon)
         return daemon.endpoint
@@ -379,7 +381,8 @@ class Muon(torch.optim.Optimizer):
             )
             self._finish(attachment)
         except (DaemonLostError, RankLostError) as error:
-            self._failure = error
+            if self._attachment is not None:  # a daemon that was never there may come yet
+                self._failure = error
             raise
         return loss
 

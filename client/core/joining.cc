@@ -1,0 +1,62 @@
+#include "client/core/joining.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "proto/carrier/ipc/unix_socket.h"
+#include "proto/stubs/daemon_stub.h"
+
+namespace muond {
+namespace {
+
+// A stepper starts within a tenth of a second; one that dies often is started a second later.
+constexpr absl::Duration kAgainFor = absl::Seconds(10);
+constexpr absl::Duration kAgainAfter = absl::Milliseconds(20);
+
+// Whether somebody holds the socket beside the daemon's own: its keeper, which outlives steppers.
+bool KeeperLives(absl::string_view endpoint) {
+  absl::ConsumePrefix(&endpoint, "unix:");
+  const size_t slash = endpoint.rfind('/');
+  if (slash == absl::string_view::npos || endpoint[0] != '/') return false;
+  return ConnectSeqpacket(absl::StrCat(endpoint.substr(0, slash), "/keeper.sock")).ok();
+}
+
+}  // namespace
+
+absl::StatusOr<Joined> JoinDaemon(const AttachOptions& options, const Manifest& manifest,
+                                  const RankManifest& rank) {
+  JoinCall join;
+  join.manifest = manifest;
+  join.rank = rank;
+  join.resume = options.adopt ? Resume::kAdopt : Resume::kFresh;
+  join.token = options.token;
+  std::optional<JoinReply> joined;
+  bool again = false;
+  const absl::Time end = absl::Now() + kAgainFor;
+  for (;; again = true) {
+    absl::StatusOr<std::unique_ptr<DaemonStub>> stub = DaemonStub::Create(options.endpoint);
+    if (!stub.ok()) return stub.status();
+    absl::Status status;
+    if (!joined.has_value()) {
+      absl::StatusOr<JoinReply> reply = (*stub)->Join(join, options.join_timeout);
+      status = reply.status();
+      if (reply.ok()) joined = *std::move(reply);
+    }
+    if (joined.has_value()) {
+      absl::StatusOr<AttachReply> layout = (*stub)->Attach(joined->session, options.join_timeout);
+      if (layout.ok()) return Joined{*std::move(joined), *std::move(layout)};
+      status = layout.status();
+    }
+    const bool forgotten = again && joined.has_value() && absl::IsNotFound(status);
+    if (forgotten) joined.reset();
+    if (!forgotten && !absl::IsUnavailable(status)) return status;
+    if (absl::Now() >= end || !KeeperLives(options.endpoint)) return status;
+    absl::SleepFor(kAgainAfter);
+  }
+}
+
+}  // namespace muond
