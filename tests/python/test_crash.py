@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import job
@@ -112,41 +113,43 @@ def test_steppers_killed_at_many_random_instants_cost_not_one_bit(tmp_path):
     _random_kills(range(100, 130), kills=4, steps=300, tmp_path=tmp_path)
 
 
-def _kill_now_and_then(keeper: int, instants: random.Random, over: threading.Event) -> None:
-    while not over.wait(instants.uniform(0.02, 0.2)):
-        for stepper in children(keeper):
-            os.kill(stepper, signal.SIGKILL)
-
-
-def _join_save_load(endpoint: str) -> dict:
-    """A job that mostly joins, and reads and writes its state."""
+def _join_save_load(endpoint: str, disturb: Callable[[], None]) -> dict:
+    """A job that mostly joins, and reads and writes its state; ``disturb`` is called before each of them."""
     params = matrices(shapes=[(33, 17), (65, 300)])
     opt = muond.Muon(params, lr=0.02, endpoint=endpoint)
-    for step in range(12):
+    for step in range(6):
         set_gradients(params, step)
+        if step % 2 == 0:
+            disturb()
         opt.step()
-        opt.load_state_dict(copy.deepcopy(opt.state_dict()))
-        if step % 4 == 3:
+        disturb()
+        saved = copy.deepcopy(opt.state_dict())
+        disturb()
+        opt.load_state_dict(saved)
+        if step % 2 == 1:
             params += matrices(seed=step, shapes=[(9, 9)])
             opt.add_param_group({"params": params[-1:]})
     state = opt.state_dict()
+    disturb()
     opt.close()
     return {"weights": params, "state": state}
 
 
 def test_a_stepper_killed_while_jobs_join_and_state_moves_costs_not_one_bit(shared_daemon):
-    calm = _join_save_load(shared_daemon)
-    daemon, over = Daemon(), threading.Event()
-    killer = threading.Thread(
-        target=_kill_now_and_then, args=(daemon.pid, random.Random(7), over), daemon=True
-    )
-    killer.start()
-    try:
-        disturbed = _join_save_load(daemon.endpoint)
-    finally:
-        over.set()
-        killer.join()
-        daemon.stop()
+    calm = _join_save_load(shared_daemon, disturb=lambda: None)
+    daemon, instants, kills = Daemon(), random.Random(7), []
+
+    def kill() -> None:
+        for stepper in children(daemon.pid):
+            os.kill(stepper, signal.SIGKILL)
+            kills.append(stepper)
+
+    def soon() -> None:
+        threading.Timer(instants.uniform(0.0, 0.01), kill).start()
+
+    disturbed = _join_save_load(daemon.endpoint, disturb=soon)
+    daemon.stop()
+    assert len(kills) > 5
     same(calm, disturbed)
 
 
