@@ -1,4 +1,5 @@
-// The matrices of a model, from a list in benchmarks/data: "name,rows,cols,count" lines, "#" comments.
+// The matrices of a model, from a list in benchmarks/data: "name,rows,cols,count" lines, a header and "#"
+// comments; name and count (1) may be left out.
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,13 @@
 // Newton-Schulz of whole models on one Hopper GPU: milliseconds, share of the symmetric floor at the sustained rate Ps
 // measured in the same run, cuBLAS dense beside it.
 //
-//   newton_schulz_bench [--table NAME] [--workspace-mib N] [--divide N] [--per-shape] [--json FILE] LIST.csv ...
+//   newton_schulz_bench [--table NAME] [--workspace-mib N] [--memory-mib N] [--divide N] [--per-shape] [--json FILE] LIST.csv ...
 //
-// The floor counts symmetric products as triangles and takes the best algorithm per shape. Every timed run starts from fresh
-// N(0, 1) matrices; short lists are repeated over copies of their own until a run takes 300 ms, so that the chip is hot.
-// --divide takes one matrix in N of every shape (at least one), for lists that would fill the device.
+// The floor counts symmetric products as triangles and takes the cheaper of the standard form and the Gram form with one
+// restart, whatever the library runs. Every timed run starts from fresh N(0, 1) matrices; short lists are repeated over copies
+// of their own until a run takes 300 ms, so that the chip is hot.
+// --divide takes one matrix in N of every shape (at least one); lists that would not fit the device are divided further by
+// themselves, and the table says by how much. A matrix that does not fit the workspace alone gets what it needs.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -48,9 +50,18 @@ struct Options {
 };
 
 struct Result {
-  double ms = 0, flop = 0, cublas_ms = 0;
+  double ms = 0, floor_flop = 0;
   size_t matrices = 0, rounds = 0;
+  uint64_t workspace_bytes = 0, list_bytes = 0;
 };
+
+// The least that the polynomial needs, in FLOP: 15 a + 5 or 6 a + 14 units of s^3 for five steps, a = l / s.
+double FloorFlop(int64_t rows, int64_t cols, size_t steps) {
+  const double side = static_cast<double>(std::min(rows, cols));
+  const double aspect = static_cast<double>(std::max(rows, cols)) / side;
+  const double count = static_cast<double>(steps);
+  return std::min(count * (3 * aspect + 1), 6 * aspect + 4 * count - 6) * side * side * side;
+}
 
 class Bench {
  public:
@@ -66,21 +77,40 @@ class Bench {
     Check(cudaMemGetInfo(&free_bytes, &total), "memory");
     pool_bytes_ = std::min<uint64_t>(free_bytes - (size_t{2} << 30), options.memory_bytes);
     Check(cudaMalloc(reinterpret_cast<void**>(&pool_), pool_bytes_), "pool");
-    workspace_ = pool_;
-    matrices_ = pool_ + options.workspace_bytes;
-    auto peer = CublasPeer::Create(stream_, matrices_, pool_bytes_ - options.workspace_bytes);
+    auto peer = CublasPeer::Create(stream_, pool_, pool_bytes_);
     Check(peer.status());
     peer_.push_back(*std::move(peer));
   }
 
   CublasPeer& peer() { return peer_[0]; }
+  size_t steps() const { return table_.steps.size(); }
 
+  // How far the list has to be divided to fit the device.
+  int64_t Divide(const std::vector<ModelShape>& shapes) {
+    divide_ = options_.divide;
+    SetWorkspace(shapes);
+    for (int64_t largest = 1; divide_ <= (int64_t{1} << 40); divide_ *= 2) {
+      if (workspace_bytes_ + Bytes(shapes) <= pool_bytes_) return divide_;
+      largest = 0;
+      for (const ModelShape& s : shapes) largest = std::max(largest, Count(s));
+      if (largest == 1) break;
+    }
+    std::fprintf(
+        stderr,
+        "one matrix of every shape takes %.1f GiB beside %.1f of workspace; there are %.1f\n",
+        static_cast<double>(Bytes(shapes)) / 1073741824.0,
+        static_cast<double>(workspace_bytes_) / 1073741824.0,
+        static_cast<double>(pool_bytes_) / 1073741824.0);
+    std::exit(2);
+  }
+
+  // REQUIRES: Divide of these shapes, or of a list that has them.
   Result Run(const std::vector<ModelShape>& shapes, double hot_ms) {
     Result result;
     // One copy first, for the time it takes.
     result.ms = Time(shapes, 1, 2, &result);
     const uint64_t bytes = Bytes(shapes);
-    const auto fits = (pool_bytes_ - options_.workspace_bytes) / bytes;
+    const auto fits = (pool_bytes_ - workspace_bytes_) / bytes;
     const auto wanted = static_cast<uint64_t>(std::ceil(hot_ms / result.ms));
     const int copies =
         static_cast<int>(std::clamp<uint64_t>(wanted, 1, std::max<uint64_t>(fits, 1)));
@@ -88,9 +118,21 @@ class Bench {
     return result;
   }
 
- private:
   int64_t Count(const ModelShape& shape) const {
-    return std::max<int64_t>(1, shape.count / options_.divide);
+    return std::max<int64_t>(1, shape.count / divide_);
+  }
+
+ private:
+  // The option's, or what the largest matrix needs with its direction.
+  void SetWorkspace(const std::vector<ModelShape>& shapes) {
+    workspace_bytes_ = options_.workspace_bytes;
+    for (const ModelShape& s : shapes) {
+      const NewtonSchulzTask task{
+          {nullptr, s.rows, s.cols, Padded(s.cols), DType::kFloat16}, nullptr, &table_};
+      workspace_bytes_ = std::max(workspace_bytes_, PreparedList::BytesOf(task));
+    }
+    workspace_ = pool_;
+    matrices_ = pool_ + std::min(workspace_bytes_, pool_bytes_);
   }
   static int64_t Padded(int64_t cols) { return (cols + 15) / 16 * 16; }
   uint64_t Bytes(const std::vector<ModelShape>& shapes) const {
@@ -107,34 +149,30 @@ class Bench {
     std::vector<NewtonSchulzTask> tasks;
     std::vector<PreparedList> lists;
     char* next = matrices_;
-    result->flop = 0;
-    result->matrices = result->rounds = 0;
+    *result = Result();
     for (int copy = 0; copy < copies; ++copy) {
       const size_t first = tasks.size();
       for (const ModelShape& s : shapes) {
         const int64_t ld = Padded(s.cols);
         const double norm = std::sqrt(static_cast<double>(s.rows) * static_cast<double>(s.cols));
         for (int64_t i = 0; i < Count(s); ++i) {
-          if (next + s.rows * ld * 2 + 512 > pool_ + pool_bytes_) {
-            std::fprintf(stderr, "the list does not fit the device: use --divide\n");
-            std::exit(2);
-          }
           auto* const norm_place = reinterpret_cast<double*>(next);
           Check(cudaMemcpy(norm_place, &norm, sizeof(norm), cudaMemcpyHostToDevice), "norm");
           const Matrix x{next + 256, s.rows, s.cols, ld, DType::kFloat16};
           next += 256 + (s.rows * ld * 2 + 255) / 256 * 256;
           tasks.push_back({x, norm_place, &table_});
           if (copy == 0) {
-            const auto algorithm = ChooseAlgorithm(s.rows, s.cols, table_, DType::kFloat16);
-            result->flop += NewtonSchulzFlop(s.rows, s.cols, table_, algorithm, DType::kFloat16);
+            result->floor_flop += FloorFlop(s.rows, s.cols, table_.steps.size());
             ++result->matrices;
           }
         }
       }
       auto list = PreparedList::Create(*products_, absl::MakeSpan(tasks).subspan(first), workspace_,
-                                       options_.workspace_bytes);
+                                       workspace_bytes_);
       Check(list.status());
       result->rounds = list->rounds();
+      result->workspace_bytes = list->workspace_bytes();
+      result->list_bytes = list->device_bytes();
       lists.push_back(*std::move(list));
     }
     cudaEvent_t begin, end;
@@ -164,7 +202,8 @@ class Bench {
   char* pool_ = nullptr;
   char* matrices_ = nullptr;
   void* workspace_ = nullptr;
-  uint64_t pool_bytes_ = 0;
+  uint64_t pool_bytes_ = 0, workspace_bytes_ = 0;
+  int64_t divide_ = 1;
   std::vector<CublasPeer> peer_;
   uint64_t seed_ = 0;
 };
@@ -208,37 +247,50 @@ int Main(int argc, char** argv) {
       "Ps: cuBLAS fp16 8192^3 back to back %.0f TFLOP/s, bf16 %.0f; table %s; workspace %.0f MiB\n",
       ps / 1e12, ps_bf16 / 1e12, options.table.c_str(),
       static_cast<double>(options.workspace_bytes) / 1048576.0);
-  std::printf("%-24s %8s %9s %9s %7s %7s %11s\n", "list", "matrices", "ms", "floor ms", "share",
-              "TFLOP/s", "cuBLAS ms");
+  std::printf("%-26s %8s %9s %9s %7s %7s %11s %13s\n", "list", "matrices", "ms", "floor ms",
+              "share", "TFLOP/s", "cuBLAS ms", "workspace MiB");
   std::string json = absl::StrFormat("{\"ps\": %.4e, \"ps_bf16\": %.4e, \"lists\": [", ps, ps_bf16);
   const char* separator = "";
   for (const std::string& path : options.lists) {
     auto shapes = ReadModelList(path);
     Check(shapes.status());
+    if (shapes->empty()) continue;
     const std::string file = path.substr(path.rfind('/') + 1);
-    const auto line = [&](const std::string& name, const Result& r, double cublas_ms) {
-      std::printf("%-24s %8zu %9.2f %9.2f %6.1f%% %7.0f %11.2f\n", name.c_str(), r.matrices, r.ms,
-                  r.flop / ps * 1e3, 100 * r.flop / ps * 1e3 / r.ms, r.flop / r.ms / 1e9,
-                  cublas_ms);
+    const int64_t divide = bench.Divide(*shapes);
+    if (divide != options.divide) {
+      std::printf("%s does not fit the device: one matrix in %d\n", file.c_str(),
+                  static_cast<int>(divide));
+    }
+    const auto line = [&](const std::string& name, const ModelShape* shape, const Result& r,
+                          double cublas_ms) {
+      const double floor_ms = r.floor_flop / ps * 1e3;
+      std::printf("%-26s %8zu %9.3f %9.3f %6.1f%% %7.0f %11.3f %13.0f\n", name.c_str(), r.matrices,
+                  r.ms, floor_ms, 100 * floor_ms / r.ms, r.floor_flop / r.ms / 1e9, cublas_ms,
+                  static_cast<double>(r.workspace_bytes) / 1048576.0);
       std::fflush(stdout);
       json += absl::StrFormat(
-          "%s{\"list\": \"%s\", \"name\": \"%s\", \"matrices\": %d, \"ms\": %.4f, \"flop\": %.6e, "
-          "\"cublas_ms\": %.4f}",
-          separator, file, name, r.matrices, r.ms, r.flop, cublas_ms);
+          "%s{\"list\": \"%s\", \"name\": \"%s\", \"rows\": %d, \"cols\": %d, \"divide\": %d, "
+          "\"matrices\": %d, "
+          "\"ms\": %.5f, \"floor_ms\": %.5f, \"cublas_ms\": %.5f, \"rounds\": %d, "
+          "\"workspace_bytes\": %d, "
+          "\"list_bytes\": %d}",
+          separator, file, shape == nullptr ? "" : shape->name, shape == nullptr ? 0 : shape->rows,
+          shape == nullptr ? 0 : shape->cols, divide, r.matrices, r.ms, floor_ms, cublas_ms,
+          r.rounds, r.workspace_bytes, r.list_bytes);
       separator = ", ";
     };
     double cublas_ms = 0;
     std::vector<double> cublas_shape;
     for (const ModelShape& s : *shapes) {
-      const double one = bench.peer().DenseNewtonSchulz(s.rows, s.cols, 5, 60);
-      cublas_shape.push_back(one *
-                             static_cast<double>(std::max<int64_t>(1, s.count / options.divide)));
+      const double one =
+          bench.peer().DenseNewtonSchulz(s.rows, s.cols, static_cast<int>(bench.steps()), 60);
+      cublas_shape.push_back(one * static_cast<double>(bench.Count(s)));
       cublas_ms += cublas_shape.back();
     }
-    line(file, bench.Run(*shapes, 300), cublas_ms);
+    line(file, nullptr, bench.Run(*shapes, 300), cublas_ms);
     for (size_t i = 0; options.per_shape && i < shapes->size(); ++i) {
       const ModelShape& s = (*shapes)[i];
-      line(absl::StrFormat("  %s %dx%d", s.name, s.rows, s.cols), bench.Run({s}, 100),
+      line(absl::StrFormat("  %s %dx%d", s.name, s.rows, s.cols), &s, bench.Run({s}, 100),
            cublas_shape[i]);
     }
   }

@@ -1,5 +1,6 @@
 #include "benchmarks/kernels/prepared_list.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -51,14 +52,12 @@ absl::StatusOr<PreparedList> PreparedList::Create(GroupedProducts& products,
                                                   absl::Span<const NewtonSchulzTask> tasks,
                                                   void* workspace, uint64_t workspace_bytes) {
   PreparedList list(products);
-  const Recorder sizes;
   size_t first = 0;
   while (first < tasks.size()) {
     uint64_t bytes = 0;
     size_t end = first;
     while (end < tasks.size()) {
-      const uint64_t more =
-          DirectionBytes(tasks[end].x) + NewtonSchulzWorkspaceBytes(sizes, tasks.subspan(end, 1));
+      const uint64_t more = BytesOf(tasks[end]);
       if (bytes + more > workspace_bytes) break;
       bytes += more;
       ++end;
@@ -73,11 +72,17 @@ absl::StatusOr<PreparedList> PreparedList::Create(GroupedProducts& products,
     NewtonSchulz(recorder, stream, tasks.subspan(first, end - first), workspace);
     auto program = products.Compile(recorder.products(), recorder.phase_ends());
     if (!program.ok()) return program.status();
+    list.workspace_bytes_ = std::max(list.workspace_bytes_, bytes);
     list.product_count_ += recorder.products().size();
     list.rounds_.push_back(*std::move(program));
     first = end;
   }
   return list;
+}
+
+uint64_t PreparedList::BytesOf(const NewtonSchulzTask& task) {
+  const Recorder sizes;
+  return DirectionBytes(task.x) + NewtonSchulzWorkspaceBytes(sizes, {&task, 1});
 }
 
 absl::Status PreparedList::Launch(cudaStream_t stream) {

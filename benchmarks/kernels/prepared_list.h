@@ -27,6 +27,11 @@ class PreparedList {
   size_t rounds() const { return rounds_.size(); }
   size_t products() const { return product_count_; }
   uint64_t device_bytes() const;  // of the compiled lists
+  uint64_t workspace_bytes() const {
+    return workspace_bytes_;
+  }  // of the largest round, directions included
+  // What one task takes of the workspace, its direction included.
+  static uint64_t BytesOf(const NewtonSchulzTask& task);
 
  private:
   explicit PreparedList(GroupedProducts& products) : products_(&products) {}
@@ -34,6 +39,7 @@ class PreparedList {
   GroupedProducts* products_;
   std::vector<std::unique_ptr<GroupedProducts::Program>> rounds_;
   size_t product_count_ = 0;
+  uint64_t workspace_bytes_ = 0;
 };
 
 }  // namespace muond::bench

@@ -1,15 +1,17 @@
 """Newton-Schulz of whole models by PyTorch, beside newton_schulz_bench on the same GPU.
 
-    python torch_peers.py [--divide N] [--json FILE] LIST.csv ...
+    python torch_peers.py [--divide N] [--compiled] [--json FILE] LIST.csv ...
 
 Per shape, back to back on a hot chip, times the count of the list (milliseconds of the whole list):
-  eager    torch.optim.Muon's own routine, one matrix at a time, bf16
-  batched  the same polynomial over stacks of one shape (at most 1 GiB of matrices), bf16, torch.baddbmm
-  gram     the Gram form with one restart over the same stacks, fp16, torch.baddbmm: the best of what cuBLAS allows
+  eager     torch.optim.Muon's own routine, one matrix at a time, bf16
+  batched   the same polynomial over stacks of one shape (at most 1 GiB of matrices), bf16, torch.baddbmm
+  gram      the Gram form with one restart over the same stacks, fp16, torch.baddbmm: the best of what cuBLAS allows
+  compiled  torch.compile of the faster of these two, when asked for (half a minute of compilation)
 """
 
+from __future__ import annotations
+
 import argparse
-import csv
 import functools
 import json
 import pathlib
@@ -19,6 +21,8 @@ import torch
 
 JORDAN = (3.4445, -4.7750, 2.0315)
 STEPS = 5
+STACK_BYTES = 2**30
+COLUMNS = ("eager", "batched", "gram", "compiled")
 
 
 def eager(x: torch.Tensor) -> torch.Tensor:
@@ -86,10 +90,54 @@ def milliseconds(run: Callable[[], object], budget_ms: float) -> float:
 
 
 def read(path: str) -> list[tuple[str, int, int, int]]:
-    """(name, rows, cols, count) of a list."""
-    with open(path) as file:
-        rows = csv.DictReader(line for line in file if not line.startswith("#"))
-        return [(row["name"], int(row["rows"]), int(row["cols"]), int(row["count"])) for row in rows]
+    """(name, rows, cols, count) of a list: a header, "#" comments; name and count may be left out."""
+    shapes: list[tuple[str, int, int, int]] = []
+    lines = [line.strip() for line in pathlib.Path(path).read_text().splitlines()]
+    for i, line in enumerate(line for line in lines if line and not line.startswith("#")):
+        fields = [field.strip() for field in line.split(",")]
+        named = not fields[0].isdigit()
+        numbers = fields[1:] if named else fields
+        if not all(field.isdigit() for field in numbers) or len(numbers) not in (2, 3):
+            if i == 0:
+                continue  # the header
+            raise ValueError(f"{path}: '{line}' is no 'name,rows,cols,count'")
+        rows, cols = int(numbers[0]), int(numbers[1])
+        name = fields[0] if named else f"{rows}x{cols}"
+        shapes.append((name, rows, cols, int(numbers[2]) if len(numbers) == 3 else 1))
+    return shapes
+
+
+@functools.cache
+def each(rows: int, cols: int, stack: int, budget_ms: float, compiled: bool) -> dict[str, float]:
+    """Milliseconds of one matrix by every column; the stack form counts a matrix's share of its stack."""
+    x = torch.randn(stack, rows, cols, device="cuda")
+    times = {
+        "eager": milliseconds(functools.partial(eager, x), budget_ms),
+        "batched": milliseconds(functools.partial(batched, x), budget_ms) / stack,
+        "gram": milliseconds(functools.partial(gram, x), budget_ms) / stack,
+    }
+    if compiled:
+        function = torch.compile(
+            gram if times["gram"] < times["batched"] else batched, dynamic=False
+        )
+        times["compiled"] = milliseconds(functools.partial(function, x), budget_ms) / stack
+    return times
+
+
+def measure(
+    path: str, divide: int = 1, budget_ms: float = 60, compiled: bool = False
+) -> dict[str, float]:
+    """Milliseconds of the whole list by every column. The Gram column takes the plain form where that is faster."""
+    total = dict.fromkeys(COLUMNS[: 4 if compiled else 3], 0.0)
+    for _, rows, cols, count in read(path):
+        count = max(1, count // divide)
+        stack = min(count, max(1, STACK_BYTES // (rows * cols * 4)))
+        times = dict(each(rows, cols, stack, budget_ms, compiled))
+        times["gram"] = min(times["gram"], times["batched"])
+        for name in total:
+            total[name] += times[name] * count
+    torch.cuda.empty_cache()
+    return total
 
 
 def main() -> None:
@@ -97,32 +145,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lists", nargs="+")
     parser.add_argument("--divide", type=int, default=1)
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--json")
     parser.add_argument("--budget-ms", type=float, default=60)
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}")
-    print(f"{'list':24} {'eager ms':>10} {'batched ms':>10} {'gram ms':>10}")
-    results, known = {}, {}
+    results = {}
     for path in options.lists:
-        total = {"eager": 0.0, "batched": 0.0, "gram": 0.0}
-        for _, rows, cols, count in read(path):
-            count = max(1, count // options.divide)
-            stack = min(count, max(1, 2**30 // (rows * cols * 4)))
-            if (rows, cols, stack) not in known:
-                x = torch.randn(stack, rows, cols, device="cuda")
-                known[rows, cols, stack] = {
-                    "eager": milliseconds(functools.partial(eager, x), options.budget_ms),
-                    "batched": milliseconds(functools.partial(batched, x), options.budget_ms) / stack,
-                    "gram": milliseconds(functools.partial(gram, x), options.budget_ms) / stack,
-                }
-                del x
-            each = known[rows, cols, stack]
-            for name in ("eager", "batched"):
-                total[name] += each[name] * count
-            aspect = max(rows, cols) / min(rows, cols)
-            total["gram"] += (each["gram"] if aspect >= 1.5 else min(each["gram"], each["batched"])) * count
+        total = measure(path, options.divide, options.budget_ms, options.compiled)
         results[pathlib.Path(path).name] = total
-        print(f"{pathlib.Path(path).name:24} {total['eager']:10.1f} {total['batched']:10.1f} {total['gram']:10.1f}", flush=True)
+        print(
+            f"{pathlib.Path(path).name:24}",
+            *(f"{name} {ms:10.1f} ms" for name, ms in total.items()),
+            flush=True,
+        )
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(results))
 

@@ -1,7 +1,8 @@
 #!/bin/sh
-# What the compiler made of the Hopper product kernels, without a GPU: tests/gpu/sass.sh
+# What the compiler made of the CUDA code, without a GPU: tests/gpu/sass.sh [libmuond_kernels.so, default of build/cuda]
 # Compiles hopper_products.cu and fails unless every kernel multiplies by HGMMA in all four widths and three operand layouts,
-# nothing spills, no stack is used, and ptxas serialised no wgmma. Exit 77 (skipped) without nvcc or cuobjdump.
+# nothing spills, no stack is used, and ptxas serialised no wgmma. Where the library is built: fails unless it carries machine
+# code for sm_80, sm_90, sm_90a, sm_100 and sm_120 and PTX for the rest. Exit 77 (skipped) without nvcc or cuobjdump.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 nvcc=${NVCC:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
@@ -39,4 +40,14 @@ for i in $(seq 1 "$kernels"); do
   echo "$name: $(grep -c HGMMA "$work/kernel$i") HGMMA ($plain plain, $single B turned, $turned both turned), $(sed -n 's/.*Used \([0-9]*\) registers.*/\1/p' "$work/build.log" | sed -n "${i}p") registers, no spills"
 done
 echo "ptxas: $(grep -ci serializ "$work/build.log") serialisation remarks"
+library=${1:-$root/build/cuda/kernels/capi/libmuond_kernels.so}
+if [ -e "$library" ]; then
+  codes=$("$cuobjdump" --list-elf "$library" | grep -o 'sm_[0-9a-z]*' | sort -u | tr '\n' ' ')
+  ptx=$("$cuobjdump" --list-ptx "$library" | grep -o 'sm_[0-9a-z]*' | sort -u | tr '\n' ' ')
+  for code in sm_80 sm_90 sm_90a sm_100 sm_120; do
+    case " $codes" in *" $code "*) ;; *) fail "$library has no code for $code" ;; esac
+  done
+  [ -n "$ptx" ] || fail "$library has no PTX"
+  echo "$library: code for ${codes}and PTX of $ptx"
+fi
 exit $failed

@@ -173,7 +173,10 @@ def load_ops() -> object:
 def main() -> int:
     """Prints a line a size and table; entries that break the promise by name."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default="8x8,96x64,200x328,130x520,513x1000,768x2048,2048x768,1536x1536,4096x1024")
+    parser.add_argument(
+        "--sizes",
+        default="8x8,96x64,200x328,130x520,513x1000,768x2048,2048x768,1536x1536,4096x1024",
+    )
     parser.add_argument("--tables", default=",".join(TABLES))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--path", choices=["auto", "library"], default="auto")
@@ -196,7 +199,9 @@ def main() -> int:
                 inputs.append((f"{name}, dense", dense, values))
                 diagonal = torch.zeros(rows, cols, device="cuda", dtype=torch.float64)
                 diagonal.diagonal().copy_(values)
-                inputs.append((f"{name}, near the axes", reflected(diagonal, random).float(), values))
+                inputs.append(
+                    (f"{name}, near the axes", reflected(diagonal, random).float(), values)
+                )
             gaussian = torch.randn(rows, cols, device="cuda", generator=random)
             inputs.append(("Gaussian", gaussian, None))
             del left, right, diagonal
@@ -208,8 +213,13 @@ def main() -> int:
                 reference = exact(x, table)
                 ours = distance(ops.newton_schulz(x, coefficients=table_name), reference)
                 theirs = distance(by_torch(x, table), reference)
-                ratios = tuple(0.0 if o == 0 else o / t if t > 0 else math.inf for o, t in zip(ours, theirs, strict=True))
-                worst_name = [name if r > w else n for r, w, n in zip(ratios, worst, worst_name, strict=True)]
+                ratios = tuple(
+                    0.0 if o == 0 else o / t if t > 0 else math.inf
+                    for o, t in zip(ours, theirs, strict=True)
+                )
+                worst_name = [
+                    name if r > w else n for r, w, n in zip(ratios, worst, worst_name, strict=True)
+                ]
                 worst = tuple(max(r, w) for r, w in zip(ratios, worst, strict=True))
                 if max(ratios) <= 1:
                     continue
@@ -219,7 +229,10 @@ def main() -> int:
                     reference = exact(scaled, table)
                     mine = distance(ops.newton_schulz(scaled, coefficients=table_name), reference)
                     pairs.append((mine, distance(by_torch(scaled, table), reference)))
-                medians = [[statistics.median(p[who][norm] for p in pairs) for norm in (0, 1)] for who in (0, 1)]
+                medians = [
+                    [statistics.median(p[who][norm] for p in pairs) for norm in (0, 1)]
+                    for who in (0, 1)
+                ]
                 why = undecidable(values, table)
                 if medians[0][0] <= medians[1][0] and medians[0][1] <= medians[1][1]:
                     by_median, verdict = by_median + 1, "by its median"
