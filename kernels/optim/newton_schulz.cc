@@ -34,6 +34,16 @@ class Carver {
   char* next_;
 };
 
+// What the iterates X carry as a factor between products: an orthogonal X has elements of 1 / sqrt(l), and those of its small
+// singular values would fall below what fp16 can hold. With a power of two near sqrt(l) they are about 1; exact otherwise.
+double ScaleOf(const Matrix& x) {
+  if (x.dtype != DType::kFloat16) return 1;
+  double scale = 1;
+  while (4 * scale * scale <= static_cast<double>(std::max(x.rows, x.cols)) && scale < 4096)
+    scale *= 2;
+  return scale;
+}
+
 // The products of one matrix, in stages: the products of a stage are independent of each other.
 // Whether a I is part of Z ("folded"): fp32 has the bits for it and saves reading a second operand; in 16 bits the
 // sum would lose what Z has to say, so there a stays apart, in beta.
@@ -43,6 +53,7 @@ class Program {
       : task_(task),
         folded_(task.x.dtype == DType::kFloat32),
         wide_(task.x.rows <= task.x.cols),
+        scale_(ScaleOf(task.x)),
         x_(task.x) {
     if (task.x.rows == 0 || task.x.cols == 0 || task.table->steps.empty()) return;
     other_ = carver.Take(x_.rows, x_.cols, x_.dtype);
@@ -60,10 +71,11 @@ class Program {
   void Standard(Carver& carver) {
     const Matrix a = Square(carver);
     const Matrix z = Square(carver);
-    for (const Coefficients& row : task_.table->steps) {
+    const std::vector<Coefficients>& rows = task_.table->steps;
+    for (size_t k = 0; k < rows.size(); ++k) {
       Stage({OfX(a)});
-      Stage({Polynomial(row, a, z)});
-      Stage({TimesX(z, Rest(row))});
+      Stage({Polynomial(rows[k], a, z)});
+      Stage({TimesX(z, Rest(rows[k]), k + 1 == rows.size())});
     }
   }
 
@@ -95,7 +107,7 @@ class Program {
         std::swap(q, z);  // the first Q is Z itself
       }
       has_q = true;
-      if (segment_ends) Stage({TimesX(q, 0)});
+      if (segment_ends) Stage({TimesX(q, 0, !restarts)});
       if (restarts) {
         Stage({OfX(r)});
         has_q = false;
@@ -119,6 +131,7 @@ class Program {
     Product product{.d = d, .a = x_, .b = x_};
     (wide_ ? product.b_transposed : product.a_transposed) = true;
     product.symmetric = true;
+    if (normalized_) product.alpha = 1 / (scale_ * scale_);
     Divide(product, 2);
     return product;
   }
@@ -142,12 +155,13 @@ class Program {
     return product;
   }
 
-  // X <- Q X + beta X, into the other place for X.
-  Product TimesX(const Matrix& q, double beta) {
+  // X <- Q X + beta X, into the other place for X: scaled as long as products follow.
+  Product TimesX(const Matrix& q, double beta, bool last) {
     Product product{.d = other_, .a = wide_ ? q : x_, .b = wide_ ? x_ : q};
     product.b_transposed = !wide_;
     if (beta != 0) product.c = x_;
-    product.beta = beta;
+    product.alpha = (last ? 1 : scale_) / (normalized_ ? scale_ : 1);
+    product.beta = beta * product.alpha;
     Divide(product, 1);
     normalized_ = true;
     std::swap(x_, other_);
@@ -164,6 +178,7 @@ class Program {
   const NewtonSchulzTask& task_;
   const bool folded_;
   const bool wide_;
+  const double scale_;
   Matrix x_, other_;
   bool normalized_ = false;
   std::vector<std::vector<Product>> stages_;

@@ -24,9 +24,11 @@ done
 if python3 -c 'import pytest, torch' 2>/dev/null; then
   MUOND_KERNELS_LIBRARY=${MUOND_KERNELS_LIBRARY:-$build/kernels/capi/libmuond_kernels.so} \
     timeout 240 python3 -m pytest -q -rs -p no:cacheprovider "$root/tests/python/test_ops.py" || failed=$((failed + 1))
+  MUOND_KERNELS_LIBRARY=${MUOND_KERNELS_LIBRARY:-$build/kernels/capi/libmuond_kernels.so} \
+    timeout 240 python3 "$root/tests/gpu/products/zoo.py" || failed=$((failed + 1))
 else
-  echo "test_ops.py: skipped, python3 has no pytest or no torch"
-  skipped=$((skipped + 1))
+  echo "test_ops.py, zoo.py: skipped, python3 has no pytest or no torch"
+  skipped=$((skipped + 2))
 fi
 echo "gpu tests: $ran ran in C++, $skipped skipped, $failed programs failed"
 [ $failed -eq 0 ] && [ $ran -gt 0 ]

@@ -197,6 +197,20 @@ TEST_F(GroupedProductsTest, AllLayoutsAndSizesInOneListMatchSumsInDouble) {
   }
 }
 
+// Few and small, for tools that watch every access.
+TEST_F(GroupedProductsTest, AFewSmallProductsOfEveryLayout) {
+  std::vector<std::unique_ptr<Case>> cases;
+  for (const Shape& shape : {Shape{70, 130, 65},
+                             {64, 40, 330, false, false},
+                             {130, 72, 24, true, false},
+                             {130, 130, 200, false, true, true, true, true},
+                             {300, 300, 64, true, false, true, true, false, true}}) {
+    cases.push_back(std::make_unique<Case>(shape, DType::kFloat16, random_));
+  }
+  Run(cases, 2);
+  for (const auto& c : cases) c->Verify(4);
+}
+
 TEST_F(GroupedProductsTest, BitsAreTheSameAloneInAListAndInAnotherOrder) {
   std::vector<std::unique_ptr<Case>> cases;
   for (const Shape& shape : Shapes()) {

@@ -340,6 +340,22 @@ TEST_F(NewtonSchulzTest, NeverFurtherFromTheExactPolynomialThanTorch) {
       worst, entries, by_median, beyond_the_table);
 }
 
+// Few and small, for tools that watch every access.
+TEST_F(NewtonSchulzTest, TwoSmallMatricesInOneLaunch) {
+  const auto table = FindCoefficientTable("jordan", 0);
+  std::vector<Input> inputs;
+  std::normal_distribution<double> normal;
+  for (const auto& [rows, cols] : {std::pair(300, 400), {130, 65}}) {
+    inputs.push_back({std::vector<double>(size_t(rows) * cols), rows, cols});
+    for (double& e : inputs.back().x) e = normal(random_);
+  }
+  const auto results = Run(inputs, *table);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const auto [ours, torch] = Errors(inputs[i], results[i], *table);
+    EXPECT_LE(ours.frobenius, torch.frobenius);
+  }
+}
+
 // Squares that stay among the products of a list are stored by halves on Hopper.
 TEST_F(NewtonSchulzTest, SquaresStoredByHalvesGiveTheBitsOfWholeOnes) {
   std::vector<Input> inputs;

@@ -173,6 +173,33 @@ INSTANTIATE_TEST_SUITE_P(Zoo, ZooTest, ::testing::ValuesIn(ZooNames()), [](const
   return name;
 });
 
+// Elements of an orthogonal 2 x 4000 are 1/63: times a singular value of 1e-6 they lie below what fp16 can hold.
+TEST(NewtonSchulzTest, SmallSingularValuesOfWideMatricesSurviveHalfIterates) {
+  Bench bench = ReferenceBench();
+  bench.ops = std::make_unique<HalfReferenceOps>();
+  Dense x(2, 4000), y(4000, 2);
+  for (int64_t i = 0; i < 4000; ++i) {
+    x(0, i) = std::cos(0.1 * static_cast<double>(i));
+    x(1, i) = 1e-6 * std::sin(0.1 * static_cast<double>(i));
+    for (int64_t row = 0; row < 2; ++row) y(i, row) = x(row, i);
+  }
+  const CoefficientTable table = FindCoefficientTable("jordan", 0).value();
+  for (const Dense* matrix : {&x, &y}) {
+    const Dense exact = Polynomial(*matrix, table, 1e-7);
+    for (Algorithm algorithm : {Algorithm::kStandard, Algorithm::kGram}) {
+      const Dense ours = Orthogonalise(bench, *matrix, table, algorithm);
+      double error = 0, size = 0;
+      for (int64_t i = 0; i < 4000; ++i) {
+        const double a = matrix == &x ? ours(1, i) : ours(i, 1);
+        const double b = matrix == &x ? exact(1, i) : exact(i, 1);
+        error += (a - b) * (a - b);
+        size += b * b;
+      }
+      EXPECT_LT(std::sqrt(error / size), 0.03) << static_cast<int>(algorithm);
+    }
+  }
+}
+
 TEST(NewtonSchulzTest, AMixedListGivesWhatEachMatrixGivesAlone) {
   const Bench bench = CpuBench();
   const CoefficientTable tables[] = {FindCoefficientTable("jordan", 5).value(),
