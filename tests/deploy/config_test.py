@@ -1,11 +1,10 @@
-"""The example configurations are ones that the daemon, Prometheus and systemd take.
+"""The example configurations are ones that the daemon and Prometheus take.
 
 Usage: config_test.py MUOND_BINARY
 """
 
 from __future__ import annotations
 
-import configparser
 import re
 import shutil
 import subprocess
@@ -40,27 +39,6 @@ class ConfigTest(unittest.TestCase):
         self.assertIn("backnd", done.stdout + done.stderr)
         self.assertIn("backend", done.stdout + done.stderr)
 
-    def test_the_unit_calls_the_daemon_with_options_that_it_has(self) -> None:
-        unit = configparser.ConfigParser(strict=False, interpolation=None)
-        unit.optionxform = str  # type: ignore[assignment]
-        unit.read(ROOT / "deploy" / "systemd" / "muond.service")
-        self.assertEqual(set(unit.sections()), {"Unit", "Service", "Install"})
-        flags = re.findall(r"--[a-z-]+", unit["Service"]["ExecStart"])
-        self.assertTrue(flags)
-        text = call(MUOND, "--help").stdout
-        for flag in flags:
-            self.assertIn(flag, text)
-
-    def test_the_unit_waits_longer_than_the_daemon_drains(self) -> None:
-        unit = (ROOT / "deploy" / "systemd" / "muond.service").read_text(encoding="utf-8")
-        config = (ROOT / "deploy" / "config" / "muond.yaml").read_text(encoding="utf-8")
-        stop = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
-        drain = re.search(r"^drain_timeout_s: (\d+)", config, re.MULTILINE)
-        assert stop
-        assert drain
-        self.assertGreater(int(stop[1]), int(drain[1]))
-
-
 class PrometheusTest(unittest.TestCase):
     def test_promtool_takes_the_scrape_configuration(self) -> None:
         done = call("promtool", "check", "config", str(ROOT / "deploy" / "prometheus" / "prometheus.yml"))
@@ -78,6 +56,11 @@ class PrometheusTest(unittest.TestCase):
         for record in re.findall(r"- record: (\S+)", rules):
             if record not in rules.split("muond.alerts")[1]:  # those that alerts use are tested by them
                 self.assertIn(record, text)
+
+    def test_the_operations_page_explains_every_alert_and_no_other(self) -> None:
+        rules = (ROOT / "helm" / "muond" / "files" / "muond.rules.yml").read_text(encoding="utf-8")
+        page = (ROOT / "deploy" / "OPERATIONS.md").read_text(encoding="utf-8")
+        self.assertEqual(re.findall(r"^### (Muond\w+)$", page, re.MULTILINE), re.findall(r"- alert: (\w+)", rules))
 
     def test_the_scraped_port_is_the_one_of_the_example(self) -> None:
         scrape = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
