@@ -75,6 +75,42 @@ def test_the_table_is_printed_with_totals(capsys):
     assert capsys.readouterr().out == ""
 
 
+def _lines(text: str) -> dict[str, str]:
+    return {line.split()[0]: line for line in text.splitlines()}
+
+
+def test_the_table_of_a_deep_model_is_short_and_names_ranges():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.norm, self.down = nn.Linear(8, 32), nn.LayerNorm(32), nn.Linear(32, 8)
+
+    model = nn.ModuleDict({"h": nn.ModuleList(Block() for _ in range(40)), "fc2": nn.Linear(8, 8)})
+    table = routing.table(routing.route_model(model))
+    lines = _lines(table)
+    assert len(lines) < 15
+    assert lines["h.0-39.down.weight"].split()[1:7] == ["8", "x", "32", "40", "10,240", "muon"]
+    assert "fc2.weight" in lines, "a single name is told as it is"
+    assert table.splitlines()[9].startswith("muond: 81 tensors (20,544 elements) to Muon, 161 (")
+
+
+def test_what_looks_odd_is_noted_below_the_table():
+    model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 16), nn.Linear(16, 9))
+    model.gate = nn.Parameter(torch.ones(1, 16))
+    model[1].weight.requires_grad_(False)
+    table = routing.table(
+        routing.route_model(model, lambda n, p: True if n == "0.weight" else None)
+    )
+    notes = {line.split()[1]: line for line in table.splitlines() if line.startswith("note: ")}
+    assert "vector" in notes["gate"]
+    assert "last Linear" in notes["2.weight"]
+    assert "embedding" in notes["0.weight"]
+    assert "1.weight" not in notes
+    assert _lines(table)["1.weight"].endswith("matrix, frozen")
+    plain = routing.table(routing.route_model(nn.Linear(8, 8)))
+    assert "note" not in plain
+
+
 def test_groups_choose_for_themselves():
     a, b = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3, 3))
     opt = muond.Muon([{"params": [a]}, {"params": [b], "use_muon": False, "lr": 0.5}], lr=0.1)

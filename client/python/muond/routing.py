@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -42,6 +42,7 @@ class Routed:
     parameter: torch.Tensor
     use_muon: bool
     reason: str
+    note: str = ""  # why somebody should look at it again
 
 
 def by_name(name: str, parameter: torch.Tensor) -> tuple[bool, str]:
@@ -84,7 +85,9 @@ def _decide(
             f"route() sends {name} to Muon, but its shape is {tuple(parameter.shape)}: Muon needs a "
             "matrix, or more dimensions that flatten to (first, rest)"
         )
-    return Routed(name, parameter, bool(chosen), "route()")
+    against = chosen and rule[1] in ("embedding", "head", "norm")
+    note = f"by its name or module it is a {rule[1]}, which AdamW suits better" if against else ""
+    return Routed(name, parameter, bool(chosen), "route()", note)
 
 
 def route_model(model: nn.Module, route: Route | None = None) -> list[Routed]:
@@ -111,6 +114,20 @@ def route_model(model: nn.Module, route: Route | None = None) -> list[Routed]:
                     continue
                 break
         routed.append(_decide(name, parameter, rule, route))
+    return _mark_last(model, routed)
+
+
+def _mark_last(model: nn.Module, routed: list[Routed]) -> list[Routed]:
+    """Notes a last Linear that may be the head: no head was found, and no other layer is like it."""
+    linears = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    if not linears or any(item.reason == "head" for item in routed):
+        return routed
+    kinds = [_kind(item) for item in routed]
+    for i, item in enumerate(routed):
+        alone = kinds.count(kinds[i]) == 1 and len(linears) > 1
+        if item.parameter is linears[-1] and item.reason == "matrix" and alone:
+            note = "the last Linear: if it is the output head, AdamW suits it better"
+            routed[i] = replace(item, note=note)
     return routed
 
 
@@ -126,27 +143,65 @@ def route_named(
     return routed
 
 
+def _kind(item: Routed) -> tuple[object, ...]:
+    """What parameters share that stand on one line of the table."""
+    pattern = re.sub(r"\d+", "*", item.name)
+    frozen = not item.parameter.requires_grad
+    return pattern, tuple(item.parameter.shape), item.use_muon, item.reason, frozen
+
+
+def _name_of_all(names: list[str]) -> str:
+    """One name for several that differ in numbers only: ``h.0-11.mlp.2.weight``."""
+    columns = list(zip(*(re.findall(r"\d+", name) for name in names), strict=True))
+    texts = []
+    for column in columns:
+        numbers = sorted({int(number) for number in column})
+        whole = numbers == list(range(numbers[0], numbers[-1] + 1))
+        range_text = f"{numbers[0]}-{numbers[-1]}" if whole else "*"
+        texts.append(column[0] if len(numbers) == 1 else range_text)
+    following = iter(texts)
+    return re.sub(r"\d+", lambda _: next(following), names[0])
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def _note_of(item: Routed) -> str:
+    if item.note or not item.use_muon:
+        return item.note
+    rows = item.parameter.shape[0]
+    if rows == 1 or item.parameter.numel() == rows:
+        return "a vector in the shape of a matrix: Muon only normalises it, AdamW suits it better"
+    return ""
+
+
 def table(routed: Iterable[Routed]) -> str:
-    """The routing as text, layers of equal shape on one line."""
-    lines: dict[tuple[str, tuple[int, ...], bool, str], tuple[int, int]] = {}
+    """The routing as text: parameters that differ in numbers of their names only on one line; below it what looks odd."""
+    lines: dict[tuple[object, ...], list[Routed]] = {}
     for item in routed:
-        pattern = re.sub(r"\d+", "*", item.name)
-        key = (pattern, tuple(item.parameter.shape), item.use_muon, item.reason)
-        count, elements = lines.get(key, (0, 0))
-        lines[key] = (count + 1, elements + item.parameter.numel())
-    width = max([len(key[0]) for key in lines] + [len("parameter")])
+        lines.setdefault(_kind(item), []).append(item)
+    names = [_name_of_all([item.name for item in items]) for items in lines.values()]
+    width = max([len(name) for name in names] + [len("parameter")])
     text = [f"{'parameter':<{width}}  {'shape':<20} {'count':>5} {'elements':>13}  rule   because"]
+    notes = []
     totals = {True: [0, 0], False: [0, 0]}
-    for (pattern, shape, use_muon, reason), (count, elements) in lines.items():
-        dims = " x ".join(map(str, shape)) or "scalar"
-        rule = "muon" if use_muon else "adamw"
+    for name, items in zip(names, lines.values(), strict=True):
+        first = items[0]
+        elements = len(items) * first.parameter.numel()
+        because = first.reason + ("" if first.parameter.requires_grad else ", frozen")
         text.append(
-            f"{pattern:<{width}}  {dims:<20} {count:>5} {elements:>13,}  {rule:<5}  {reason}"
+            f"{name:<{width}}  {_shape_text(tuple(first.parameter.shape)):<20} {len(items):>5} "
+            f"{elements:>13,}  {'muon' if first.use_muon else 'adamw':<5}  {because}"
         )
-        totals[use_muon][0] += count
-        totals[use_muon][1] += elements
+        if note := _note_of(first):
+            notes.append(f"note: {name} goes to Muon: {note}")
+        totals[first.use_muon][0] += len(items)
+        totals[first.use_muon][1] += elements
+    if notes:
+        notes.append('note: route=lambda name, p: False if name == "..." else None changes it')
     text.append(
         f"muond: {totals[True][0]} tensors ({totals[True][1]:,} elements) to Muon, "
         f"{totals[False][0]} ({totals[False][1]:,}) to AdamW"
     )
-    return "\n".join(text)
+    return "\n".join(text + notes)
