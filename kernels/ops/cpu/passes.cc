@@ -2,9 +2,11 @@
 // loops, and may not fuse or reorder them.
 #include "kernels/ops/cpu/passes.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels/ops/convert.h"
 #include "kernels/ops/cpu/run.h"
@@ -156,17 +158,90 @@ MUOND_CLONES void CutLevels(double* values, int64_t count, Levels& levels) {
   levels.rest = both[0] + both[1] + both[2] + both[3] != 0;
 }
 
-// Squares of the finite values, zeros for the others and up to a multiple of the lanes; the largest finite magnitude's bits.
-MUOND_CLONES uint32_t Squares(const float* values, int64_t count, double* out) {
-  uint32_t largest = 0;
+// The common run in one sweep: no finite value but 0 lies kNarrow binades or more below the largest. Then every square is a
+// multiple of `units[0]` = 2^e and a rest of less, whose sums over a run both fit 53 bits.
+constexpr int kNarrow = 18;
+typedef int32_t Bits4 __attribute__((vector_size(16)));
+typedef float Floats4 __attribute__((vector_size(16)));
+
+// Adds up the squares of the finite values: multiples of the anchor's unit, and rests. False, with useless sums, when a value other than 0
+// is smaller than `least` (as bits).
+// REQUIRES: count is a multiple of kLanes.
+MUOND_CLONES bool NarrowSquares(const float* values, int64_t count, uint32_t least, double anchor,
+                                double* multiples, double* rests) {
+  Lanes sum[2] = {}, rest[2] = {};
+  Bits4 small = {};
+  const Bits4 magnitude_mask = Bits4{} + 0x7fffffff;
+  const Bits4 infinity = Bits4{} + 0x7f800000;
+  const Bits4 smallest = Bits4{} + static_cast<int32_t>(least);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    for (int half = 0; half < 2; ++half) {
+      Bits4 bits;
+      std::memcpy(&bits, values + i + 4 * half, sizeof bits);
+      bits &= magnitude_mask;
+      bits &= bits < infinity;
+      small |= (bits < smallest) & (bits != 0);
+      Floats4 finite;
+      std::memcpy(&finite, &bits, sizeof finite);
+      const Lanes value = __builtin_convertvector(finite, Lanes);
+      const Lanes square = value * value;
+      const Lanes part = (square + anchor) - anchor;
+      sum[half] += part;
+      rest[half] += square - part;
+    }
+  }
+  const Lanes all = sum[0] + sum[1], left = rest[0] + rest[1];
+  *multiples += (all[0] + all[1]) + (all[2] + all[3]);
+  *rests += (left[0] + left[1]) + (left[2] + left[3]);
+  return (small[0] | small[1] | small[2] | small[3]) == 0;
+}
+
+// The bits of the largest finite magnitude. Signed: vectors of unsigned numbers have no maximum before AVX-512.
+MUOND_CLONES uint32_t LargestFinite(const float* values, int64_t count) {
+  int32_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t magnitude = std::bit_cast<int32_t>(values[i]) & 0x7fffffff;
+    const int32_t finite = magnitude < 0x7f800000 ? magnitude : 0;
+    largest = std::max(largest, finite);
+  }
+  return static_cast<uint32_t>(largest);
+}
+
+// Squares of the finite values, zeros for the others.
+MUOND_CLONES void Squares(const float* values, int64_t count, double* out) {
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t magnitude = std::bit_cast<uint32_t>(values[i]) & 0x7fffffffu;
-    const uint32_t finite = magnitude < 0x7f800000u ? magnitude : 0;
-    largest = finite > largest ? finite : largest;
-    const double value = std::bit_cast<float>(finite);
+    const double value = std::bit_cast<float>(magnitude < 0x7f800000u ? magnitude : 0);
     out[i] = value * value;
   }
-  return largest;
+}
+
+// Every square is below 2^top, and a run has 2^11 of them: sums of multiples of 2^(top - 42) have 53 bits, and so have sums of
+// the rests, down to 2^(top - 85). A value of 2^q has a square whose lowest bit is 2^(2q - 46): it may be kNarrow binades below
+// the largest.
+bool NarrowTerms(const float* values, int64_t count, uint32_t largest, int lowest_bit,
+                 SquareTerms& terms) {
+  static_assert(kRun <= 1 << 11);
+  const int exponent = std::ilogb(std::bit_cast<float>(largest));
+  const int top = 2 * (exponent + 1);
+  const int units[2] = {std::max(top - 42, lowest_bit), std::max(top - 85, lowest_bit)};
+  const float least = std::ldexp(1.0f, exponent - kNarrow);  // 0 where every value is large enough
+  const double anchor = std::ldexp(1.5, 52 + units[0]);
+  const int64_t whole = count / kLanes * kLanes;
+  float last[kLanes] = {};
+  std::copy(values + whole, values + count, last);
+  double sums[2] = {};
+  for (const auto& [from, length] :
+       {std::pair(values, whole), std::pair<const float*, int64_t>(last, kLanes)}) {
+    if (!NarrowSquares(from, length, std::bit_cast<uint32_t>(least), anchor, &sums[0], &sums[1])) {
+      return false;
+    }
+  }
+  for (int i = 0; i < 2; ++i) {
+    terms.units[terms.count] = static_cast<int64_t>(std::ldexp(sums[i], -units[i]));
+    terms.exponents[terms.count++] = units[i];
+  }
+  return true;
 }
 
 }  // namespace
@@ -174,9 +249,11 @@ MUOND_CLONES uint32_t Squares(const float* values, int64_t count, double* out) {
 void ExactSquares(const float* values, int64_t count, SquareTerms& terms) {
   constexpr int kLowestBit = -298;  // squares of fp32 are multiples of 2^-298
   terms.count = 0;
-  alignas(64) double rest[kRun];
-  const uint32_t largest = Squares(values, count, rest);
+  const uint32_t largest = LargestFinite(values, count);
   if (largest == 0) return;
+  if (NarrowTerms(values, count, largest, kLowestBit, terms)) return;
+  alignas(64) double rest[kRun];
+  Squares(values, count, rest);
   const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
   for (int64_t i = count; i < padded; ++i) rest[i] = 0;
   // Every square is below 2^top.

@@ -92,6 +92,12 @@ TEST(BinnedSumTest, TheVectorPassAgreesBitForBit) {
       for (float& value : values) value = normal(random);
     }
     if (seed % 5 == 0) std::fill(values.begin(), values.end(), seed % 2 ? 3.4028235e38f : 1e-45f);
+    if (seed % 7 == 0) {  // full mantissas, at and around the widest spread that one sweep takes
+      for (size_t i = 0; i < count; ++i) {
+        const int exponent = i % 3 == 0 ? 30 : 30 - 16 - static_cast<int>(seed / 7 % 5);
+        values[i] = std::ldexp(2.0f - 0x1p-23f * (random() % 64), exponent - 60 * (seed % 2));
+      }
+    }
     const BinnedSum expected = SumOf(values);
     std::vector<float> with_others = values;
     if (count < static_cast<size_t>(cpu::kRun))
