@@ -76,8 +76,10 @@ absl::StatusOr<StateLayout> StateLayout::Lay(absl::Span<const ItemNeed> items, i
   }
   for (ShapeClass& shape : layout.classes_) {
     const uint64_t count = shape.items.size();
-    const uint64_t spares = std::min<uint64_t>(
-        std::max<uint64_t>(1, (count + kItemsPerSpare - 1) / kItemsPerSpare), ItemWord::kPlaces);
+    const bool adamw = items[shape.items.front()].rule == StateRule::kAdamW;
+    const uint64_t spares =
+        std::min<uint64_t>(std::max<uint64_t>(1, (count + kItemsPerSpare - 1) / kItemsPerSpare),
+                           adamw ? kAdamWSparesMax : ItemWord::kPlaces);
     if (count + spares > ItemWord::kSlots) {
       return absl::InvalidArgumentError(
           absl::StrFormat("a shape class of %d items needs %d slots; a journal word names %d",

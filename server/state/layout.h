@@ -19,6 +19,8 @@ inline constexpr uint64_t kStateAlignment = 64;
 // Spares of a class: one for eight items, at least one. 8 bytes (fp32 momentum and staged parameter) for one parameter in
 // eight: 1 byte per parameter.
 inline constexpr uint32_t kItemsPerSpare = 8;
+// AdamW chunks need no company to run well: two spares let the next one be staged while one is copied out.
+inline constexpr uint32_t kAdamWSparesMax = 2;
 
 // One run of rows of one tensor within an item.
 struct RowRun {

@@ -57,6 +57,14 @@ TEST(StateLayoutTest, AClassHasASpareForEightItemsAndAtLeastOne) {
   EXPECT_EQ(layout->classes()[layout->class_of(17)].slots, 2u);
 }
 
+TEST(StateLayoutTest, ManyAdamWChunksShareTwoSpares) {
+  const auto layout =
+      StateLayout::Lay(std::vector<ItemNeed>(100, NeedOf(StateRule::kAdamW, 0, {{1000, 1, 4}})), 1);
+  ASSERT_TRUE(layout.ok());
+  EXPECT_EQ(layout->classes()[0].slots, 102u);
+  EXPECT_EQ(layout->classes()[0].places, 2u);
+}
+
 TEST(StateLayoutTest, AdamWPartsOfAChunkLieApart) {
   const ItemNeed need = NeedOf(StateRule::kAdamW, 0, {{3, 5, 4}, {1, 1, 2}});
   EXPECT_EQ(need.runs[1].step, 8u);
