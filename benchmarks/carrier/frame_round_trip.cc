@@ -1,7 +1,7 @@
 // Frame round trip between two processes over the ipc carrier: PING, PONG, p50 and p99.
-//   frame_round_trip [ROUNDS] [--spin]
-// By default both sides sleep in poll(2), as the StepLoop and a rank do; --spin polls without sleeping, the floor of this
-// way to travel. Needs two cores that are otherwise idle.
+//   frame_round_trip [ROUNDS] [--sleep | --spin]
+// By default both sides look for a while and then sleep in poll(2), as the StepLoop does (kernels/runtime/spin_window.h).
+// --sleep: they sleep at once; --spin: they never do, the floor of this way to travel. Needs two cores that are otherwise idle.
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/runtime/spin_window.h"
 #include "proto/carrier/ipc/ipc_carrier.h"
 #include "proto/carrier/ipc/unix_socket.h"
 
@@ -24,24 +25,43 @@ namespace {
 
 constexpr int kWarmUp = 2000;
 
-void WaitReadable(Carrier& carrier, bool spin) {
-  pollfd entry{carrier.event_descriptor(), POLLIN, 0};
-  while (::poll(&entry, 1, spin ? 0 : -1) <= 0) {
+enum class Waiting : uint8_t { kLookThenSleep, kSleep, kSpin };
+
+class Waiter {
+ public:
+  explicit Waiter(Waiting how)
+      : how_(how),
+        spin_(how == Waiting::kLookThenSleep ? SpinWindow::kLongest
+                                             : SpinWindow::Duration::zero()) {}
+
+  void UntilReadable(Carrier& carrier) {
+    pollfd entry{carrier.event_descriptor(), POLLIN, 0};
+    const auto readable = [&entry](int timeout) { return ::poll(&entry, 1, timeout) > 0; };
+    spin_.Wait([&] { return readable(0); },
+               [&] {
+                 while (!readable(how_ == Waiting::kSpin ? 0 : -1)) {
+                 }
+               });
   }
-}
+
+ private:
+  const Waiting how_;
+  SpinWindow spin_;
+};
 
 [[noreturn]] void Die(const absl::Status& status) {
   std::fprintf(stderr, "%s\n", status.ToString().c_str());
   std::exit(1);
 }
 
-[[noreturn]] void Echo(UniqueFd listening, bool spin) {
+[[noreturn]] void Echo(UniqueFd listening, Waiting how) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   auto carrier = ListenIpc(std::move(listening));
   if (!carrier.ok()) Die(carrier.status());
   std::vector<CarrierEvent> events;
+  Waiter waiter(how);
   for (;;) {
-    WaitReadable(**carrier, spin);
+    waiter.UntilReadable(**carrier);
     events.clear();
     (*carrier)->Poll(&events);
     for (const CarrierEvent& event : events) {
@@ -54,7 +74,8 @@ void WaitReadable(Carrier& carrier, bool spin) {
   }
 }
 
-void Measure(const std::string& path, int rounds, bool spin) {
+void Measure(const std::string& path, int rounds, Waiting how) {
+  Waiter waiter(how);
   auto connected = ConnectIpc(path);
   if (!connected.ok()) Die(connected.status());
   std::vector<double> us;
@@ -68,7 +89,7 @@ void Measure(const std::string& path, int rounds, bool spin) {
     if (auto status = connected->carrier->Send(connected->peer, ping); !status.ok()) Die(status);
     events.clear();
     while (events.empty()) {
-      WaitReadable(*connected->carrier, spin);
+      waiter.UntilReadable(*connected->carrier);
       connected->carrier->Poll(&events);
     }
     const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - began;
@@ -81,15 +102,20 @@ void Measure(const std::string& path, int rounds, bool spin) {
   };
   std::printf(
       "frame round trip, two processes, %s, %d rounds: p50 %.1f us, p99 %.1f us, least %.1f us\n",
-      spin ? "spinning" : "sleeping in poll", rounds, at(0.5), at(0.99), us.front());
+      how == Waiting::kSpin    ? "spinning"
+      : how == Waiting::kSleep ? "sleeping at once"
+                               : "looking, then sleeping",
+      rounds, at(0.5), at(0.99), us.front());
 }
 
 int Main(int argc, char** argv) {
   int rounds = 50'000;
-  bool spin = false;
+  Waiting how = Waiting::kLookThenSleep;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--spin") == 0)
-      spin = true;
+      how = Waiting::kSpin;
+    else if (std::strcmp(argv[i], "--sleep") == 0)
+      how = Waiting::kSleep;
     else
       rounds = std::max(1, std::atoi(argv[i]));
   }
@@ -99,9 +125,9 @@ int Main(int argc, char** argv) {
   auto listening = ListenSeqpacket(path, 8);
   if (!listening.ok()) Die(listening.status());
   const pid_t echo = ::fork();
-  if (echo == 0) Echo(*std::move(listening), spin);
+  if (echo == 0) Echo(*std::move(listening), how);
   listening->Reset();
-  Measure(path, rounds, spin);
+  Measure(path, rounds, how);
   ::waitpid(echo, nullptr, 0);
   ::unlink(path.c_str());
   ::rmdir(directory);

@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/core/mapping.h"
+#include "kernels/runtime/spin_window.h"
 #include "proto/types/daemon_calls.h"
 #include "proto/types/manifest.h"
 #include "proto/wire/frame.h"
@@ -71,6 +72,9 @@ class Client {
 
   // The next step's gradient of a shard: dense, `size_bytes` as in its place; copied (or digested)
   // before it returns. A tensor none of whose shards was put has no gradient in this step.
+  // `data` may be the shard's own place in the gradient slab: then nothing is copied, and no second
+  // gradient is needed. The place may be written from the moment the step before is over (Wait) until
+  // its bucket is announced.
   virtual absl::Status Put(int32_t shard, const void* data, uint64_t size_bytes) = 0;
   // Every gradient of the bucket that the step will have is put.
   virtual absl::Status Announce(int32_t bucket) = 0;
@@ -99,6 +103,9 @@ struct AttachOptions {
   absl::Duration join_timeout = absl::Minutes(5);  // until every rank has come
   absl::Duration repair_timeout =
       absl::Minutes(1);  // how long a stepper that restarts is waited for
+  // How long Wait looks at the step's cell before it sleeps, at most: less where steps take longer
+  // or cores are wanted (kernels/runtime/spin_window.h). Zero: it sleeps at once.
+  absl::Duration spin = absl::FromChrono(SpinWindow::kLongest);
 };
 
 // Blocks until every rank of the job has joined and the slabs are mapped.

@@ -49,6 +49,8 @@ class DaemonClient : public Client {
   absl::Status MapSlabs(SlabFetch* keeper, const AttachReply& layout);
   absl::Status PlaceShards(const AttachReply& layout);
 
+  // The open step's outcome is in the page.
+  bool IsOver() const;
   uint32_t own_rank() const { return static_cast<uint32_t>(rank_.rank); }
   // OK while the job lives; afterwards the reason, the same at every call.
   absl::Status Alive();
@@ -71,6 +73,7 @@ class DaemonClient : public Client {
   std::unique_ptr<JobPage> page_;
   std::unique_ptr<FrameLine> line_;
   std::unique_ptr<StepBook> book_;
+  SpinWindow spin_;
   ClientInfo info_;
   int keeper_descriptor_ = -1;
   uint64_t first_step_ = 1;  // of this session

@@ -22,7 +22,10 @@ absl::StatusOr<std::unique_ptr<Client>> AttachToDaemon(const AttachOptions& opti
 
 DaemonClient::DaemonClient(const AttachOptions& options, const Manifest& manifest,
                            const RankManifest& rank)
-    : options_(options), manifest_(manifest), rank_(rank) {}
+    : options_(options),
+      manifest_(manifest),
+      rank_(rank),
+      spin_(absl::ToChronoNanoseconds(options.spin)) {}
 
 absl::StatusOr<std::unique_ptr<Client>> DaemonClient::Attach(const AttachOptions& options,
                                                              const Manifest& manifest,

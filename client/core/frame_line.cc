@@ -112,9 +112,10 @@ void FrameLine::Receive(std::vector<Frame>* frames) {
                            : absl::ErrnoToStatus(errno, "receiving a frame");
       return Lose();
     }
-    absl::StatusOr<Frame> frame = absl::InvalidArgumentError(
-        absl::StrFormat("a frame has %d bytes, the daemon sent %d", kFrameBytes, got));
-    if (got == kFrameBytes) frame = Decode(std::span<const std::byte>(bytes.data(), kFrameBytes));
+    const absl::StatusOr<Frame> frame =
+        got == kFrameBytes ? Decode(std::span<const std::byte>(bytes.data(), kFrameBytes))
+                           : absl::StatusOr<Frame>(absl::InvalidArgumentError(absl::StrFormat(
+                                 "a frame has %d bytes, the daemon sent %d", kFrameBytes, got)));
     if (!frame.ok()) {  // not a daemon of ours: what it says cannot be believed
       why_down_ = frame.status();
       return Lose();

@@ -8,8 +8,10 @@
 namespace muond {
 namespace {
 
-constexpr uint64_t kAlignment = 256;
-uint64_t Aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+constexpr uint64_t kPartAlignment = 256;
+uint64_t Aligned(uint64_t bytes) {
+  return (bytes + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
+}
 
 int64_t DirectionLd(int64_t cols) { return (cols + 15) / 16 * 16; }
 
@@ -49,30 +51,54 @@ void ForRounds(const Ops& ops, absl::Span<const MuonItem> items, uint64_t limit_
   if (first < items.size()) round(first, items.size() - first, bytes);
 }
 
-void Round(Ops& ops, Stream& stream, absl::Span<const MuonItem> items, void* workspace) {
-  const DType dtype = ops.iterate_dtype();
-  char* next = static_cast<char*>(workspace);
+// What a round is put together in. Kept from call to call by every thread that makes any: tasks are assigned to those of an
+// earlier round, so that a thread that repeats a list allocates nothing.
+struct RoundLists {
   std::vector<DirectionTask> directions;
   std::vector<NewtonSchulzTask> tasks;
+  std::vector<Matrix> updates;
+  std::vector<ApplyTask> applies;
+};
+
+void Round(Ops& ops, Stream& stream, absl::Span<const MuonItem> items, void* workspace) {
+  thread_local RoundLists lists;
+  const DType dtype = ops.iterate_dtype();
+  char* next = static_cast<char*>(workspace);
+  if (lists.directions.size() < items.size()) lists.directions.resize(items.size());
+  if (lists.applies.size() < items.size()) lists.applies.resize(items.size());
+  lists.tasks.clear();
+  size_t count = 0;
   for (const MuonItem& item : items) {
     if (IsEmpty(item)) continue;
     auto* norm = reinterpret_cast<double*>(next);
     next += Aligned(sizeof(double));
     const Matrix direction = DirectionOf(item, dtype, next);
     next += DirectionBytes(item, dtype);
-    directions.push_back({item.rows, item.cols, item.gradient, item.momentum_in, item.momentum_out,
-                          direction, norm, item.scalars});
-    tasks.push_back({direction, norm, item.table});
+    DirectionTask& task = lists.directions[count++];
+    task.rows = item.rows;
+    task.cols = item.cols;
+    task.gradient = item.gradient;
+    task.momentum_in = item.momentum_in;
+    task.momentum_out = item.momentum_out;
+    task.direction = direction;
+    task.direction_norm = norm;
+    task.scalars = item.scalars;
+    lists.tasks.push_back({direction, norm, item.table});
   }
-  ops.Direction(stream, directions);
-  const std::vector<Matrix> updates = NewtonSchulz(ops, stream, tasks, next);
-  std::vector<ApplyTask> applies;
+  ops.Direction(stream, absl::MakeConstSpan(lists.directions).first(count));
+  NewtonSchulz(ops, stream, lists.tasks, next, &lists.updates);
+  count = 0;
   for (const MuonItem& item : items) {
     if (IsEmpty(item)) continue;
-    applies.push_back({item.rows, item.cols, item.parameter_in, item.parameter_out,
-                       updates[applies.size()], item.scalars});
+    ApplyTask& task = lists.applies[count];
+    task.rows = item.rows;
+    task.cols = item.cols;
+    task.parameter_in = item.parameter_in;
+    task.parameter_out = item.parameter_out;
+    task.update = lists.updates[count++];
+    task.scalars = item.scalars;
   }
-  ops.Apply(stream, applies);
+  ops.Apply(stream, absl::MakeConstSpan(lists.applies).first(count));
 }
 
 }  // namespace

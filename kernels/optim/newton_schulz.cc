@@ -44,13 +44,45 @@ double ScaleOf(const Matrix& x) {
   return scale;
 }
 
+// The products of many matrices, stage by stage; the memory of one list serves the next.
+class Stages {
+ public:
+  void Clear() {
+    for (std::vector<Product>& stage : stages_) stage.clear();
+  }
+  std::vector<Product>& operator[](size_t stage) {
+    if (stage >= stages_.size()) stages_.resize(stage + 1);
+    return stages_[stage];
+  }
+  // All products in order, and where each stage ends among them.
+  void Join() {
+    products_.clear();
+    ends_.clear();
+    for (const std::vector<Product>& stage : stages_) {
+      if (stage.empty()) break;
+      products_.insert(products_.end(), stage.begin(), stage.end());
+      ends_.push_back(products_.size());
+    }
+  }
+  absl::Span<const Product> products() const { return products_; }
+  absl::Span<const size_t> ends() const { return ends_; }
+
+ private:
+  std::vector<std::vector<Product>> stages_;
+  std::vector<Product> products_;
+  std::vector<size_t> ends_;
+};
+
 // The products of one matrix, in stages: the products of a stage are independent of each other.
 // Whether a I is part of Z ("folded"): fp32 has the bits for it and saves reading a second operand; in 16 bits the
 // sum would lose what Z has to say, so there a stays apart, in beta.
 class Program {
  public:
-  Program(const NewtonSchulzTask& task, NewtonSchulzAlgorithm algorithm, Carver& carver)
+  // Adds them to `stages`.
+  Program(const NewtonSchulzTask& task, NewtonSchulzAlgorithm algorithm, Carver& carver,
+          Stages& stages)
       : task_(task),
+        stages_(stages),
         folded_(task.x.dtype == DType::kFloat32),
         wide_(task.x.rows <= task.x.cols),
         scale_(ScaleOf(task.x)),
@@ -64,7 +96,6 @@ class Program {
     }
   }
 
-  const std::vector<std::vector<Product>>& stages() const { return stages_; }
   const Matrix& result() const { return x_; }
 
  private:
@@ -73,9 +104,9 @@ class Program {
     const Matrix z = Square(carver);
     const std::vector<Coefficients>& rows = task_.table->steps;
     for (size_t k = 0; k < rows.size(); ++k) {
-      Stage({OfX(a)});
-      Stage({Polynomial(rows[k], a, z)});
-      Stage({TimesX(z, Rest(rows[k]), k + 1 == rows.size())});
+      Stage(OfX(a));
+      Stage(Polynomial(rows[k], a, z));
+      Stage(TimesX(z, Rest(rows[k]), k + 1 == rows.size()));
     }
   }
 
@@ -84,7 +115,7 @@ class Program {
            spare = Square(carver);
     const std::vector<Coefficients>& rows = task_.table->steps;
     bool has_q = false;
-    Stage({OfX(r)});
+    Stage(OfX(r));
     for (size_t k = 0; k < rows.size(); ++k) {
       const bool restarts =
           k + 1 < rows.size() &&
@@ -95,21 +126,20 @@ class Program {
         polynomial.d2 = q;
         polynomial.diagonal2 = rows[k].a;
       }
-      Stage({polynomial});
-      std::vector<Product> stage;
-      if (has_q) stage.push_back(SquareProduct(q, z, spare, Rest(rows[k])));
-      if (!segment_ends) stage.push_back(SquareProduct(r, z, s, Rest(rows[k])));
-      Stage(std::move(stage));
-      if (!segment_ends) Stage({SquareProduct(z, s, r, Rest(rows[k]), s)});
+      Stage(polynomial);
+      if (has_q) stages_[stage_].push_back(SquareProduct(q, z, spare, Rest(rows[k])));
+      if (!segment_ends) stages_[stage_].push_back(SquareProduct(r, z, s, Rest(rows[k])));
+      if (has_q || !segment_ends) ++stage_;
+      if (!segment_ends) Stage(SquareProduct(z, s, r, Rest(rows[k]), s));
       if (has_q) {
         std::swap(q, spare);
       } else if (folded_) {
         std::swap(q, z);  // the first Q is Z itself
       }
       has_q = true;
-      if (segment_ends) Stage({TimesX(q, 0, !restarts)});
+      if (segment_ends) Stage(TimesX(q, 0, !restarts));
       if (restarts) {
-        Stage({OfX(r)});
+        Stage(OfX(r));
         has_q = false;
       }
     }
@@ -122,9 +152,8 @@ class Program {
     return square;
   }
   double Rest(const Coefficients& row) const { return folded_ ? 0 : row.a; }
-  void Stage(std::vector<Product> products) {
-    if (!products.empty()) stages_.push_back(std::move(products));
-  }
+  // A stage of its own.
+  void Stage(const Product& product) { stages_[stage_++].push_back(product); }
 
   // D <- X X^T, over the short side.
   Product OfX(const Matrix& d) const {
@@ -176,36 +205,27 @@ class Program {
   }
 
   const NewtonSchulzTask& task_;
+  Stages& stages_;
+  size_t stage_ = 0;
   const bool folded_;
   const bool wide_;
   const double scale_;
   Matrix x_, other_;
   bool normalized_ = false;
-  std::vector<std::vector<Product>> stages_;
 };
 
 template <typename Choose>
-std::vector<Matrix> Run(Choose choose, Ops& ops, Stream& stream,
-                        absl::Span<const NewtonSchulzTask> tasks, void* workspace) {
+void Run(Choose choose, Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks,
+         void* workspace, std::vector<Matrix>* results) {
+  thread_local Stages stages;
+  stages.Clear();
+  results->clear();
   Carver carver(workspace);
-  std::vector<Matrix> results;
-  std::vector<std::vector<Product>> merged;
   for (const NewtonSchulzTask& task : tasks) {
-    const Program program(task, choose(task), carver);
-    merged.resize(std::max(merged.size(), program.stages().size()));
-    for (size_t i = 0; i < program.stages().size(); ++i) {
-      merged[i].insert(merged[i].end(), program.stages()[i].begin(), program.stages()[i].end());
-    }
-    results.push_back(program.result());
+    results->push_back(Program(task, choose(task), carver, stages).result());
   }
-  std::vector<Product> products;
-  std::vector<size_t> phase_ends;
-  for (const std::vector<Product>& stage : merged) {
-    products.insert(products.end(), stage.begin(), stage.end());
-    phase_ends.push_back(products.size());
-  }
-  ops.MultiplyPhases(stream, products, phase_ends);
-  return results;
+  stages.Join();
+  ops.MultiplyPhases(stream, stages.products(), stages.ends());
 }
 
 constexpr int64_t kSmallSide = 512;
@@ -295,15 +315,24 @@ uint64_t NewtonSchulzWorkspaceBytes(const Ops&, absl::Span<const NewtonSchulzTas
   return bytes;
 }
 
+void NewtonSchulz(Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks,
+                  void* workspace, std::vector<Matrix>* results) {
+  Run(&ChosenFor, ops, stream, tasks, workspace, results);
+}
+
 std::vector<Matrix> NewtonSchulz(Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks,
                                  void* workspace) {
-  return Run(&ChosenFor, ops, stream, tasks, workspace);
+  std::vector<Matrix> results;
+  NewtonSchulz(ops, stream, tasks, workspace, &results);
+  return results;
 }
 
 std::vector<Matrix> NewtonSchulzWith(NewtonSchulzAlgorithm algorithm, Ops& ops, Stream& stream,
                                      absl::Span<const NewtonSchulzTask> tasks, void* workspace) {
-  return Run([algorithm](const NewtonSchulzTask&) { return algorithm; }, ops, stream, tasks,
-             workspace);
+  std::vector<Matrix> results;
+  Run([algorithm](const NewtonSchulzTask&) { return algorithm; }, ops, stream, tasks, workspace,
+      &results);
+  return results;
 }
 
 }  // namespace muond

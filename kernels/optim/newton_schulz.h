@@ -60,6 +60,9 @@ uint64_t NewtonSchulzWorkspaceBytes(const Ops& ops, absl::Span<const NewtonSchul
 // place in `workspace`, whichever the last product wrote; valid until either is reused. Same rows, cols and dtype as x.
 std::vector<Matrix> NewtonSchulz(Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks,
                                  void* workspace);
+// The same into `results`, whose memory is reused: a thread that repeats a list allocates nothing.
+void NewtonSchulz(Ops& ops, Stream& stream, absl::Span<const NewtonSchulzTask> tasks,
+                  void* workspace, std::vector<Matrix>* results);
 
 // The same with the algorithm given, for tests and benchmarks.
 std::vector<Matrix> NewtonSchulzWith(NewtonSchulzAlgorithm algorithm, Ops& ops, Stream& stream,

@@ -8,6 +8,7 @@
 //          stream and is returned by Synchronize() and health().
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -92,6 +93,8 @@ class Backend {
 struct CpuBackendOptions {
   int devices = 1;                 // that many independent CPU devices, each with its own streams
   uint64_t memory_bytes_each = 0;  // 0: the machine's memory divided by `devices`
+  // How long a stream's thread looks for more work before it sleeps, at most: see spin_window.h. Zero: it sleeps at once.
+  std::chrono::nanoseconds spin{0};
 };
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuBackendOptions& options);
 

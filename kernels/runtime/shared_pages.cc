@@ -28,8 +28,8 @@ void* MapShared(int descriptor, size_t size_bytes) {
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (found == MAP_FAILED) return mmap(nullptr, size_bytes, kAccess, MAP_SHARED, descriptor, 0);
   char* const room = static_cast<char*>(found);
-  const size_t before =
-      RoundUp(reinterpret_cast<uintptr_t>(room), kHugePageBytes) - reinterpret_cast<uintptr_t>(room);
+  const size_t before = RoundUp(reinterpret_cast<uintptr_t>(room), kHugePageBytes) -
+                        reinterpret_cast<uintptr_t>(room);
   void* const data =
       mmap(room + before, size_bytes, kAccess, MAP_SHARED | MAP_FIXED, descriptor, 0);
   if (data == MAP_FAILED) {

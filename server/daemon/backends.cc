@@ -36,6 +36,7 @@ absl::StatusOr<ChosenBackend> ChooseBackend(const Config& config) {
   CpuBackendOptions options;
   options.devices = config.cpu_devices;
   options.memory_bytes_each = config.cpu_memory_bytes;
+  options.spin = absl::ToChronoNanoseconds(config.spin);
   auto cpu = CreateCpuBackend(options);
   if (!cpu.ok()) return cpu.status();
   return ChosenBackend{*std::move(cpu), OpsOf, "cpu"};

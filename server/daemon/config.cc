@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t kDevicesMax = 256;
 constexpr double kSecondsMax = 31'536'000;  // a year
+constexpr int64_t kSpinMicrosecondsMax = 1000;
 
 using Text = std::string;
 
@@ -84,6 +85,16 @@ OptionRow Seconds(Text name, Text help, absl::Duration* field) {
           [field] { return absl::StrCat(absl::ToDoubleSeconds(*field)); }};
 }
 
+OptionRow Microseconds(Text name, Text help, absl::Duration* field) {
+  return {std::move(name), "MICROSECONDS", std::move(help),
+          [field](const std::string& text) {
+            const auto value = ParseInteger(text, 0, kSpinMicrosecondsMax);
+            if (value.ok()) *field = absl::Microseconds(*value);
+            return value.status();
+          },
+          [field] { return absl::StrCat(absl::ToInt64Microseconds(*field)); }};
+}
+
 constexpr const char* kBackends[] = {"auto", "cpu", "cuda"};
 
 std::vector<OptionRow> Rows(Config* c) {
@@ -135,6 +146,11 @@ std::vector<OptionRow> Rows(Config* c) {
             "memory divided by the "
             "devices.",
             &c->cpu_memory_bytes),
+      Microseconds("spin_us",
+                   "How long a waiting thread (step loop, CPU devices) looks before it sleeps, at "
+                   "most; it looks less "
+                   "where waits are longer or cores are wanted. 0: it sleeps at once.",
+                   &c->spin),
       Bytes("workspace_bytes",
             "Workspace of each device at most. 0: what the largest matrix needs.",
             &c->workspace_bytes),

@@ -25,7 +25,9 @@ struct Config {
   int cpu_devices = 1;
   uint64_t cpu_memory_bytes = 0;  // each; 0: the machine's memory divided by the devices
   uint64_t workspace_bytes = 0;   // each device, at most; 0: what the largest matrix needs
-  double arena_share = 1.0;       // bytes of spare slots and places per parameter held
+  absl::Duration spin =
+      absl::Microseconds(200);  // how long a waiting thread looks before it sleeps
+  double arena_share = 1.0;     // bytes of spare slots and places per parameter held
   bool standalone = false;
   absl::Duration job_lease = absl::Seconds(600);
   absl::Duration join_timeout = absl::Seconds(300);

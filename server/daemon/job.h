@@ -139,7 +139,8 @@ class Job {
   // What one device has been asked to measure, oldest first: batches are completed in order.
   struct MeasureQueue {
     std::vector<uint32_t> pending;
-    std::deque<std::vector<MeasureEntry>> batches;
+    std::vector<std::vector<MeasureEntry>> batches;  // from `oldest` on
+    size_t oldest = 0;
     std::vector<std::vector<MeasureEntry>> spare;
     std::vector<MeasureTask> tasks;
   };

@@ -93,8 +93,11 @@ void Job::FlushMeasures() {
 void Job::Measured(int device) {
   MeasureQueue& queue = measure_queues_[device];
   if (queue.batches.empty()) return;  // of the incarnation before this one
-  std::vector<MeasureEntry> batch = std::move(queue.batches.front());
-  queue.batches.pop_front();
+  std::vector<MeasureEntry> batch = std::move(queue.batches[queue.oldest++]);
+  if (queue.oldest == queue.batches.size()) {
+    queue.batches.clear();
+    queue.oldest = 0;
+  }
   for (const MeasureEntry& entry : batch) measured_[entry.item] = entry.request;
   batch.clear();
   queue.spare.push_back(std::move(batch));

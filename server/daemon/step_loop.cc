@@ -27,7 +27,10 @@ absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(StepLoopOptions optio
 
 StepLoopImpl::StepLoopImpl(StepLoopOptions options, std::unique_ptr<Mailbox> mailbox,
                            UniqueFd epoll)
-    : options_(std::move(options)), mailbox_(std::move(mailbox)), epoll_(std::move(epoll)) {}
+    : options_(std::move(options)),
+      mailbox_(std::move(mailbox)),
+      epoll_(std::move(epoll)),
+      spin_(absl::ToChronoNanoseconds(options_.spin)) {}
 
 StepLoopImpl::~StepLoopImpl() {
   mailbox_->Close();
@@ -121,7 +124,12 @@ void StepLoopImpl::Stop() {
 
 void StepLoopImpl::PollOnce(int timeout_ms) {
   epoll_event ready[8];
-  const int count = ::epoll_wait(epoll_.get(), ready, 8, timeout_ms);
+  int count = 0;
+  const auto look = [&](int timeout) {
+    count = ::epoll_wait(epoll_.get(), ready, 8, timeout);
+    return count > 0;
+  };
+  spin_.Wait([&] { return look(0); }, [&] { look(timeout_ms); });
   for (int i = 0; i < count; ++i) {
     const int descriptor = ready[i].data.fd;
     if (descriptor == mailbox_->event_descriptor()) {

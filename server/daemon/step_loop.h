@@ -33,6 +33,8 @@ struct StepLoopOptions {
   std::string daemon;  // this daemon's id with the coordinator: whose devices of a plan are ours
   // How long state and parameters of a job without ranks stay.
   absl::Duration job_lease = absl::Minutes(10);
+  // How long the loop looks for something to do before it sleeps, at most (spin_window.h). Zero: it sleeps at once.
+  absl::Duration spin;
   // A fail point is configured (server/observe/fail_point.h): passages on device streams are enqueued too.
   bool fail_points = false;
   // Called on the loop's thread each time the last job has gone (never before there was one): a standalone daemon ends then.

@@ -84,6 +84,7 @@ class Stepper {
     options.metrics = metrics_.get();
     options.daemon = plans_->daemon();
     options.job_lease = config_.job_lease;
+    options.spin = config_.spin;
     options.fail_points = ArmsFailPoint(config_);
     options.on_last_job_gone = [this] {
       // With a lifeline the spawner decides; it may start a job again.

@@ -1,9 +1,11 @@
 #include "server/gather/verdict.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
-#include <map>
+#include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_format.h"
 
 namespace muond {
@@ -211,10 +213,14 @@ Verdict Judge::Decide(const VerdictInput& input, absl::Span<const uint8_t> prese
   const SheetHeader& sheet = input.page->sheet(0, input.step);
   if (sheet.clip_norm <= 0) return verdict;
   // Tensors of one divisor are summed exactly, then the few sums in order of their divisors: no layout shows in the bits.
-  std::map<double, BinnedSum> sums;
+  absl::InlinedVector<std::pair<double, BinnedSum>, 4> sums;  // rising; a job has one or two
   for (const MeasuredRun& run : input.runs) {
     if (presence[run.tensor] == kAbsent) continue;
-    sums[input.tensors[run.tensor].divisor].Add(run.measurement->sum_of_squares);
+    const double divisor = input.tensors[run.tensor].divisor;
+    auto at = std::find_if(sums.begin(), sums.end(),
+                           [divisor](const auto& sum) { return sum.first >= divisor; });
+    if (at == sums.end() || at->first != divisor) at = sums.insert(at, {divisor, BinnedSum{}});
+    at->second.Add(run.measurement->sum_of_squares);
   }
   double squares = 0;
   for (auto& [divisor, sum] : sums) {

@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
+#include <vector>
 
 #include "kernels/ops/cpu/passes.h"
 
 namespace muond::cpu {
 namespace {
+
+// Sums of subtrees on their way up, a run for each level of the tree. A reader uses them within one Read only, so all
+// readers of a thread share them.
+thread_local std::vector<float> partial_runs;
 
 const void* Offset(const void* data, int64_t elements, DType dtype) {
   return static_cast<const char*>(data) + elements * static_cast<int64_t>(SizeOf(dtype));
@@ -22,27 +26,33 @@ bool IsFlat(const Block& block, int64_t cols) {
 BlockReader::BlockReader(absl::Span<const Block> blocks, int64_t rows, int64_t cols,
                          Replicas replicas)
     : cols_(cols) {
-  std::map<int64_t, Replica> by_index;
   for (const Block& block : blocks) {
     if (block.rows <= 0 || block.cols <= 0 || block.row >= rows || block.col >= cols) continue;
-    const int64_t index = replicas == Replicas::kSum ? block.replica : 0;
-    by_index[index].index = index;
-    by_index[index].blocks.push_back(block);
+    blocks_.push_back(block);
+    if (replicas == Replicas::kIgnore) blocks_.back().replica = 0;
   }
-  for (auto& [index, replica] : by_index) {
-    std::stable_sort(replica.blocks.begin(), replica.blocks.end(),
-                     [](const Block& a, const Block& b) { return a.row < b.row; });
+  const auto before = [](const Block& a, const Block& b) {
+    return a.replica != b.replica ? a.replica < b.replica : a.row < b.row;
+  };
+  if (!std::is_sorted(blocks_.begin(), blocks_.end(), before)) {
+    std::sort(blocks_.begin(), blocks_.end(), before);
+  }
+  for (size_t first = 0; first < blocks_.size(); first += replicas_.back().count) {
+    Replica& replica = replicas_.emplace_back();
+    replica.index = blocks_[first].replica;
+    replica.first = first;
     int64_t held = 0;
-    for (const Block& block : replica.blocks) {
+    for (size_t i = first; i < blocks_.size() && blocks_[i].replica == replica.index; ++i) {
+      const Block& block = blocks_[i];
       held += std::min(block.rows, rows - block.row) * std::min(block.cols, cols - block.col);
+      ++replica.count;
     }
     replica.complete = held == rows * cols;
-    replicas_.push_back(std::move(replica));
   }
   if (replicas_.size() < 2) return;
-  int levels = 0;
+  size_t levels = 0;
   for (; tree_width_ <= replicas_.back().index; tree_width_ *= 2) ++levels;
-  partial_.assign(static_cast<size_t>(levels), std::vector<float>(kRun));
+  if (partial_runs.size() < levels * kRun) partial_runs.resize(levels * kRun);
 }
 
 const float* BlockReader::Read(int64_t begin, int64_t count, float* scratch) {
@@ -61,7 +71,7 @@ const float* BlockReader::Read(int64_t begin, int64_t count, float* scratch) {
 
 const float* BlockReader::InPlace(int64_t begin, int64_t count) const {
   if (replicas_.empty()) return nullptr;
-  const std::vector<Block>& blocks = replicas_.front().blocks;
+  const absl::Span<const Block> blocks = BlocksOf(replicas_.front());
   auto after = std::upper_bound(blocks.begin(), blocks.end(), begin / cols_,
                                 [](int64_t row, const Block& block) { return row < block.row; });
   if (after == blocks.begin()) return nullptr;
@@ -76,7 +86,7 @@ void BlockReader::Gather(const Replica& replica, int64_t begin, int64_t count, f
   if (!replica.complete) std::fill_n(out, count, -0.0f);
   const int64_t end = begin + count;
   const int64_t last_row = (end - 1) / cols_;
-  for (const Block& block : replica.blocks) {
+  for (const Block& block : BlocksOf(replica)) {
     if (block.row > last_row) break;
     if (IsFlat(block, cols_)) {
       const int64_t start = block.row * cols_;
@@ -116,7 +126,7 @@ void BlockReader::Sum(absl::Span<const Replica> replicas, int64_t first, int64_t
   if (right.empty()) return Sum(left, first, width / 2, begin, count, out, depth + 1);
   if (left.empty()) return Sum(right, middle, width / 2, begin, count, out, depth + 1);
   Sum(left, first, width / 2, begin, count, out, depth + 1);
-  float* other = partial_[static_cast<size_t>(depth)].data();
+  float* other = partial_runs.data() + static_cast<int64_t>(depth) * kRun;
   Sum(right, middle, width / 2, begin, count, other, depth + 1);
   AddInPlace(other, count, out);
 }

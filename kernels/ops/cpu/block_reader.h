@@ -2,11 +2,13 @@
 // Element-wise passes walk the whole matrix in runs of kRun elements, in whole-matrix coordinates, so that nothing they
 // compute (a norm, say) can depend on how the tensor is cut into blocks.
 // Threads: one at a time. The blocks' memory must outlive it. REQUIRES: the blocks of one replica do not overlap.
+// Memory: allocates for a tensor in more than kBlocksHere blocks or kReplicasHere replicas only; a thread that sums replicas
+// keeps a run for each level of their tree.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
 #include "kernels/ops/cpu/run.h"
 #include "kernels/ops/ops.h"
@@ -23,21 +25,26 @@ class BlockReader {
   const float* Read(int64_t begin, int64_t count, float* scratch);
 
  private:
-  // A replica's blocks, sorted by their first row.
+  static constexpr size_t kBlocksHere = 16;
+  static constexpr size_t kReplicasHere = 8;
+  // blocks_[first, first + count), sorted by their first row.
   struct Replica {
     int64_t index = 0;
-    std::vector<Block> blocks;
+    size_t first = 0, count = 0;
     bool complete = false;  // its blocks, which do not overlap, hold every element
   };
+  absl::Span<const Block> BlocksOf(const Replica& replica) const {
+    return absl::MakeConstSpan(blocks_).subspan(replica.first, replica.count);
+  }
   const float* InPlace(int64_t begin, int64_t count) const;
   void Gather(const Replica& replica, int64_t begin, int64_t count, float* out) const;
   void Sum(absl::Span<const Replica> replicas, int64_t first, int64_t width, int64_t begin,
            int64_t count, float* out, int depth);
 
   const int64_t cols_;
-  std::vector<Replica> replicas_;            // by index
-  int64_t tree_width_ = 1;                   // a power of two above the last index
-  std::vector<std::vector<float>> partial_;  // one run for each level of the tree
+  absl::InlinedVector<Block, kBlocksHere> blocks_;        // by replica, then by first row
+  absl::InlinedVector<Replica, kReplicasHere> replicas_;  // by index
+  int64_t tree_width_ = 1;                                // a power of two above the last index
 };
 
 // The inverse: elements [begin, begin + count) of a flat run into a matrix with its own ld and dtype.

@@ -1,4 +1,5 @@
 // CpuOps: the verbs on a CPU stream. Each verb is one piece of host work that walks its list in order.
+// Memory: a call that repeats an earlier one allocates nothing, neither here nor when it runs (block_reader.h has the limits).
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -8,6 +9,7 @@
 #include "kernels/ops/cpu/measure.h"
 #include "kernels/ops/cpu/multiply.h"
 #include "kernels/ops/cpu/passes.h"
+#include "kernels/ops/cpu/task_lists.h"
 #include "kernels/ops/ops.h"
 
 namespace muond {
@@ -160,13 +162,26 @@ void Scatter(const ScatterTask& task) {
   }
 }
 
-template <typename Task>
-void Enqueue(Stream& stream, absl::Span<const Task> tasks, void (*function)(const Task&)) {
-  if (tasks.empty()) return;
-  stream.Host([list = std::vector<Task>(tasks.begin(), tasks.end()), function] {
-    for (const Task& task : list) function(task);
-  });
+void Flip(const FlipTask& task) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (task.mark != nullptr && task.mark->load(std::memory_order_acquire) != 0) return;
+  StoreCell(task.word, task.value);
 }
+
+// One verb's lists, and what it does with a task of them.
+template <typename Task>
+class Verb {
+ public:
+  explicit Verb(void (*function)(const Task&)) : function_(function) {}
+  void Enqueue(Stream& stream, absl::Span<const Task> tasks) {
+    if (tasks.empty()) return;
+    stream.Host([list = TaskLists<Task>::Copy(lists_, tasks, function_)] { list->Run(); });
+  }
+
+ private:
+  void (*const function_)(const Task&);
+  const std::shared_ptr<TaskLists<Task>> lists_ = std::make_shared<TaskLists<Task>>();
+};
 
 class CpuOps final : public Ops {
  public:
@@ -174,30 +189,35 @@ class CpuOps final : public Ops {
   DType iterate_dtype() const override { return DType::kFloat32; }
   uint64_t preferred_round_bytes() const override { return 16 << 20; }
   void Measure(Stream& stream, absl::Span<const MeasureTask> tasks) override {
-    Enqueue(stream, tasks, &cpu::Measure);
+    measure_.Enqueue(stream, tasks);
   }
   void Direction(Stream& stream, absl::Span<const DirectionTask> tasks) override {
-    Enqueue(stream, tasks, &cpu::Direction);
+    direction_.Enqueue(stream, tasks);
   }
   void Multiply(Stream& stream, absl::Span<const Product> products) override {
-    Enqueue(stream, products, &cpu::Multiply);
+    multiply_.Enqueue(stream, products);
   }
   void Apply(Stream& stream, absl::Span<const ApplyTask> tasks) override {
-    Enqueue(stream, tasks, &cpu::Apply);
+    apply_.Enqueue(stream, tasks);
   }
   void AdamW(Stream& stream, absl::Span<const AdamWTask> tasks) override {
-    Enqueue(stream, tasks, &cpu::AdamW);
+    adamw_.Enqueue(stream, tasks);
   }
   void Scatter(Stream& stream, absl::Span<const ScatterTask> tasks) override {
-    Enqueue(stream, tasks, &cpu::Scatter);
+    scatter_.Enqueue(stream, tasks);
   }
   void Flip(Stream& stream, const FlipTask& task) override {
-    stream.Host([task] {
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-      if (task.mark != nullptr && task.mark->load(std::memory_order_acquire) != 0) return;
-      StoreCell(task.word, task.value);
-    });
+    flip_.Enqueue(stream, absl::MakeConstSpan(&task, 1));
   }
+
+ private:
+  Verb<MeasureTask> measure_{&cpu::Measure};
+  Verb<DirectionTask> direction_{&cpu::Direction};
+  Verb<Product> multiply_{&cpu::Multiply};
+  Verb<ApplyTask> apply_{&cpu::Apply};
+  Verb<AdamWTask> adamw_{&cpu::AdamW};
+  Verb<ScatterTask> scatter_{&cpu::Scatter};
+  Verb<FlipTask> flip_{&cpu::Flip};
 };
 
 }  // namespace

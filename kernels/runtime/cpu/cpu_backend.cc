@@ -42,7 +42,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuBackendOption
     info.name = CpuName();
     info.architecture = CpuArchitecture();
     info.memory_bytes = memory_bytes;
-    devices.push_back(std::make_unique<CpuDevice>(std::move(info)));
+    devices.push_back(std::make_unique<CpuDevice>(std::move(info), options.spin));
   }
   return std::make_unique<CpuBackend>(std::move(devices));
 }

@@ -62,7 +62,7 @@ uint64_t MemoryAccount::free_bytes() const {
 
 absl::StatusOr<std::unique_ptr<Stream>> CpuDevice::CreateStream() {
   try {
-    return std::make_unique<CpuStream>();
+    return std::make_unique<CpuStream>(spin_);
   } catch (const std::system_error& error) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("no thread for a stream of %s: %s", info_.uuid, error.what()));

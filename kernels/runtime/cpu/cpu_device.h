@@ -1,6 +1,7 @@
 // CpuDevice: a share of the machine's memory with its own streams. Several live in one process, as GPUs would.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -29,8 +30,11 @@ class MemoryAccount {
 
 class CpuDevice final : public Device {
  public:
-  explicit CpuDevice(DeviceInfo info)
-      : info_(std::move(info)), account_(std::make_shared<MemoryAccount>(info_.memory_bytes)) {}
+  // `spin`: of its streams' threads, see CpuBackendOptions.
+  CpuDevice(DeviceInfo info, std::chrono::nanoseconds spin)
+      : info_(std::move(info)),
+        spin_(spin),
+        account_(std::make_shared<MemoryAccount>(info_.memory_bytes)) {}
 
   const DeviceInfo& info() const override { return info_; }
   absl::StatusOr<std::unique_ptr<Stream>> CreateStream() override;
@@ -42,6 +46,7 @@ class CpuDevice final : public Device {
 
  private:
   const DeviceInfo info_;
+  const std::chrono::nanoseconds spin_;
   const std::shared_ptr<MemoryAccount> account_;
 };
 

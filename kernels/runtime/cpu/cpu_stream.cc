@@ -9,7 +9,7 @@
 
 namespace muond {
 
-CpuStream::CpuStream() : thread_([this] { Run(); }) {}
+CpuStream::CpuStream(std::chrono::nanoseconds spin) : spin_(spin), thread_([this] { Run(); }) {}
 
 CpuStream::~CpuStream() {
   {
@@ -22,8 +22,17 @@ CpuStream::~CpuStream() {
 
 void CpuStream::Host(absl::AnyInvocable<void()> work) {
   absl::MutexLock lock(&mutex_);
-  queue_.push_back(std::move(work));
-  ++enqueued_;
+  if (waiting_ == ring_.size()) Grow();
+  ring_[(first_ + waiting_) % ring_.size()] = std::move(work);
+  ++waiting_;
+  posted_.store(++enqueued_, std::memory_order_release);
+}
+
+void CpuStream::Grow() {
+  std::vector<absl::AnyInvocable<void()>> larger(ring_.empty() ? 64 : 2 * ring_.size());
+  for (size_t i = 0; i < waiting_; ++i) larger[i] = std::move(ring_[(first_ + i) % ring_.size()]);
+  ring_ = std::move(larger);
+  first_ = 0;
 }
 
 void CpuStream::WaitCell(const Cell* cell, uint64_t at_least) {
@@ -62,7 +71,7 @@ absl::Status CpuStream::health() const {
   return health_;
 }
 
-void CpuStream::RunOne(absl::AnyInvocable<void()> work) {
+void CpuStream::RunOne(absl::AnyInvocable<void()>& work) {
   try {
     work();
   } catch (const std::exception& error) {
@@ -72,17 +81,29 @@ void CpuStream::RunOne(absl::AnyInvocable<void()> work) {
   }
 }
 
+bool CpuStream::Take(absl::AnyInvocable<void()>* work) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(this, &CpuStream::HasWorkOrEnds));
+  if (waiting_ == 0) return false;
+  *work = std::move(ring_[first_]);
+  first_ = (first_ + 1) % ring_.size();
+  --waiting_;
+  return true;
+}
+
 void CpuStream::Run() {
-  while (true) {
-    absl::AnyInvocable<void()> work;
-    {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(this, &CpuStream::HasWorkOrEnds));
-      if (queue_.empty()) return;
-      work = std::move(queue_.front());
-      queue_.pop_front();
+  absl::AnyInvocable<void()> work;
+  for (uint64_t taken = 0;; ++taken) {
+    const auto has_work = [&] { return posted_.load(std::memory_order_acquire) > taken; };
+    if (!has_work()) {
+      spin_.Wait(has_work, [this] {
+        absl::MutexLock lock(&mutex_);
+        mutex_.Await(absl::Condition(this, &CpuStream::HasWorkOrEnds));
+      });
     }
-    if (!gave_up_) RunOne(std::move(work));
+    if (!Take(&work)) return;
+    if (!gave_up_) RunOne(work);
+    work = nullptr;  // what it captured goes before it counts as done
     absl::MutexLock lock(&mutex_);
     ++finished_;
   }

@@ -184,11 +184,11 @@ class IpcCarrier : public Carrier {
       if (n == 0 && Hungup(peer->socket.get())) {
         return Gone(id, absl::UnavailableError("the peer closed its connection"), events);
       }
-      absl::StatusOr<Frame> frame = absl::InvalidArgumentError(
-          absl::StrCat("a frame has ", kFrameBytes, " bytes, this message has ", n));
-      if (static_cast<size_t>(n) == kFrameBytes) {
-        frame = Decode(std::span<const std::byte>(bytes.data(), kFrameBytes));
-      }
+      const absl::StatusOr<Frame> frame =
+          static_cast<size_t>(n) == kFrameBytes
+              ? Decode(std::span<const std::byte>(bytes.data(), kFrameBytes))
+              : absl::StatusOr<Frame>(absl::InvalidArgumentError(
+                    absl::StrCat("a frame has ", kFrameBytes, " bytes, this message has ", n)));
       CarrierEvent event;
       event.peer = id;
       if (frame.ok()) {
