@@ -7,6 +7,8 @@
 // Bits: those of a product depend on its shape, layout and dtype only.
 // Operands: one 16-bit dtype for all of a list; pointers 16-byte aligned; leading dimensions multiples of 8. Where D's columns
 // are no multiple of 8, what lies behind them up to the next one is overwritten (stores end on 16 bytes).
+// Matrices marked `half` are stored as their 256 x 256 blocks on and below the diagonal; the rest is neither written nor read. A list may mix
+// both kinds, but half A goes with half B (of a symmetric product) or with B as [k, n], half B with A as stored or half.
 // Threads: safe from any thread, but one Program may be in flight only once at a time.
 // Errors: INVALID_ARGUMENT names the product; RESOURCE_EXHAUSTED the bytes; CUDA's own as INTERNAL.
 #pragma once

@@ -290,6 +290,13 @@ TEST_F(GroupedProductsTest, RefusesWhatItCannotMultiplyAndNamesIt) {
   Product misfit = good.product;
   misfit.b.cols = 56;
   EXPECT_EQ(products_->Check(misfit).code(), absl::StatusCode::kInvalidArgument);
+  Product half = good.product;
+  half.d.half = true;
+  EXPECT_THAT(std::string(products_->Check(half).message()), testing::HasSubstr("half-stored"));
+  half.symmetric = true;
+  EXPECT_TRUE(products_->Check(half).ok());
+  half.a.half = true;
+  EXPECT_EQ(products_->Check(half).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(products_->Check(good.product).ok());
 }
 
