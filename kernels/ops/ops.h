@@ -40,7 +40,14 @@ struct Block {
   int32_t replica =
       0;  // gradients: blocks of different replicas are summed in fp32 along a balanced binary tree over this
   // index (node [i 2^k, (i+1) 2^k) = left + right, an absent child left out). Elsewhere ignored
+  // Gradients only. When set, `data` is an offset in bytes from *base, an address that the device can reach, read when the
+  // work runs: a captured graph then serves gradients that move. *base and the offset are multiples of 16.
+  const void* const* base = nullptr;
 };
+inline const void* AddressOf(const Block& block) {
+  if (block.base == nullptr) return block.data;
+  return static_cast<const char*>(*block.base) + reinterpret_cast<intptr_t>(block.data);
+}
 
 // Scalars of one matrix's step, read when the work runs.
 struct MuonScalars {

@@ -237,6 +237,28 @@ TEST_P(OpsContractTest, AReplicaMayMissPartOfTheMatrix) {
   }
 }
 
+TEST_P(OpsContractTest, AGradientBehindAnAddressIsFoundWhenTheWorkRuns) {
+  const int64_t rows = 40, cols = 520;
+  const Dense values = Gaussian(rows, cols, 17), momentum = Gaussian(rows, cols, 18);
+  const Tensor gradient(subject_, values);
+  const DirectionOutcome expected =
+      RunDirection(subject_, {gradient.AsBlock()}, momentum, {.momentum = 0.9});
+  const SharedValue<const void*> address;
+  *address.get() = gradient.matrix().data;
+  std::vector<Block> halves;
+  for (int64_t row : {0, 24}) {
+    Block half = gradient.AsBlock();
+    half.base = address.get();
+    half.data = reinterpret_cast<void*>(row * cols * 4);  // an offset
+    half.row = row;
+    half.rows = row == 0 ? 24 : 16;
+    halves.push_back(half);
+  }
+  const DirectionOutcome found = RunDirection(subject_, halves, momentum, {.momentum = 0.9});
+  EXPECT_TRUE(SameBits(found.direction_bytes, expected.direction_bytes));
+  EXPECT_EQ(found.norm, expected.norm);
+}
+
 TEST_P(OpsContractTest, WithoutMomentumTheDirectionIsTheGradient) {
   const Dense values = Gaussian(65, 129, 19);
   const Cut cut = CutUp(subject_, values, DType::kBFloat16, {30}, {64});

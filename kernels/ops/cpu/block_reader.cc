@@ -29,6 +29,7 @@ BlockReader::BlockReader(absl::Span<const Block> blocks, int64_t rows, int64_t c
   for (const Block& block : blocks) {
     if (block.rows <= 0 || block.cols <= 0 || block.row >= rows || block.col >= cols) continue;
     blocks_.push_back(block);
+    blocks_.back().data = const_cast<void*>(AddressOf(block));
     if (replicas == Replicas::kIgnore) blocks_.back().replica = 0;
   }
   const auto before = [](const Block& a, const Block& b) {

@@ -15,7 +15,7 @@ bool Covers(const Block& block, int64_t row, int64_t col) {
 
 float ValueIn(const Block& block, int64_t row, int64_t col) {
   return static_cast<float>(
-      Load(block.data, (row - block.row) * block.ld + (col - block.col), block.dtype));
+      Load(AddressOf(block), (row - block.row) * block.ld + (col - block.col), block.dtype));
 }
 
 // The tree's node over the indices [first, first + width).
