@@ -1,6 +1,7 @@
 // The CUDA verbs under the contract of verbs, by both product paths, and what grouping promises: a matrix has the same
 // bits alone and in any list.
 #include <cstdlib>
+#include <random>
 
 #include "kernels/ops/cuda/cuda_ops.h"
 #include "tests/support/ops_contract.h"
@@ -83,6 +84,100 @@ TEST_F(CudaOpsTest, ThousandsOfBlocksAreCutIntoLaunches) {
   const DirectionOutcome pieces = RunDirection(bench_, many.blocks, momentum, {.momentum = 0.9});
   EXPECT_TRUE(SameBits(whole.direction_bytes, pieces.direction_bytes));
   EXPECT_EQ(whole.norm, pieces.norm);
+}
+
+// Shards whose rows are aligned, so that a tile is read through its map; the same elements as one dense matrix.
+struct Shards {
+  std::vector<std::unique_ptr<Tensor>> pieces;
+  std::vector<Block> blocks;
+};
+Shards AlignedShards(const Bench& bench, const Dense& values, DType dtype, int64_t width,
+                     int replica, Shards shards = {}) {
+  for (int64_t col = 0; col < values.cols; col += width) {
+    const int64_t cols = std::min(width, values.cols - col);
+    const int64_t padding = 8 + (8 - cols % 8) % 8;
+    shards.pieces.push_back(
+        std::make_unique<Tensor>(bench, Slice(values, 0, col, values.rows, cols), dtype, padding));
+    shards.blocks.push_back(shards.pieces.back()->AsBlock(0, col, replica));
+  }
+  return shards;
+}
+
+TEST_F(CudaOpsTest, AlignedColumnShardsAndPaddedDirectionsChangeNoBits) {
+  const Bench reference = ReferenceBench();
+  const int64_t rows = 75, cols = 776;  // three tiles and some
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    const Dense values = Rounded(Gaussian(rows, cols, 70), dtype);
+    const Dense momentum = Gaussian(rows, cols, 71);
+    const Tensor dense(bench_, values, dtype), there(reference, values, dtype);
+    const DirectionOutcome expected =
+        RunDirection(bench_, {dense.AsBlock()}, momentum, {.momentum = 0.9});
+    const auto windows =
+        RunMeasure(reference, {there.AsBlock()}, rows, cols, true).sum_of_squares.windows;
+    EXPECT_EQ(RunMeasure(bench_, {dense.AsBlock()}, rows, cols, true).sum_of_squares.windows,
+              windows);
+    for (int64_t width : {256, 384, 100, 776}) {
+      const Shards shards = AlignedShards(bench_, values, dtype, width, 0);
+      for (int64_t padding : {0, 8}) {
+        const DirectionOutcome found =
+            RunDirection(bench_, shards.blocks, momentum, {.momentum = 0.9}, padding);
+        EXPECT_TRUE(SameBits(found.momentum_bytes, expected.momentum_bytes)) << width;
+        EXPECT_EQ(MaxDistance(found.direction, expected.direction), 0) << width;
+        EXPECT_EQ(found.norm, expected.norm) << width;
+        EXPECT_TRUE(found.padding_untouched);
+      }
+      EXPECT_EQ(RunMeasure(bench_, shards.blocks, rows, cols, true).sum_of_squares.windows, windows)
+          << width;
+    }
+  }
+}
+
+TEST_F(CudaOpsTest, TwoToTenReplicasAreSummedAlongTheTreeWhateverTheirShards) {
+  const Bench reference = ReferenceBench();
+  const int64_t rows = 30, cols = 640;
+  const Dense momentum = Gaussian(rows, cols, 80);
+  const MuonScalars scalars{.momentum = 0, .nesterov = false};
+  Shards there, here;
+  for (int replica = 0; replica < 10; ++replica) {
+    const DType dtype = replica % 3 == 1 ? DType::kBFloat16 : DType::kFloat32;
+    const Dense values = Rounded(
+        Gaussian(rows, cols, 81 + static_cast<uint32_t>(replica), std::exp2(replica % 5)), dtype);
+    there = AlignedShards(bench_, values, dtype, replica % 2 == 0 ? 640 : 256, replica,
+                          std::move(there));
+    here = AlignedShards(reference, values, dtype, 640, replica, std::move(here));
+    if (replica == 0) continue;
+    const DirectionOutcome found = RunDirection(bench_, there.blocks, momentum, scalars),
+                           expected = RunDirection(reference, here.blocks, momentum, scalars);
+    EXPECT_EQ(MaxDistance(found.momentum, expected.momentum), 0) << replica + 1 << " replicas";
+    EXPECT_EQ(RunMeasure(bench_, there.blocks, rows, cols, true).sum_of_squares.windows,
+              RunMeasure(reference, here.blocks, rows, cols, true).sum_of_squares.windows)
+        << replica + 1 << " replicas";
+  }
+}
+
+TEST_F(CudaOpsTest, MeasureIsExactForEverySpreadOfMagnitudes) {
+  const Bench reference = ReferenceBench();
+  const int64_t rows = 70, cols = 512;
+  for (double spread : {1.0, 8.0, 24.0, 60.0, 140.0}) {
+    Dense values = Gaussian(rows, cols, 90);
+    std::mt19937 random(91);
+    for (size_t i = 0; i < values.values.size(); ++i) {
+      const double exponent = -spread * static_cast<double>(random() % 1024) / 1023;
+      values.values[i] *= std::exp2(exponent);
+      if (random() % 16 == 0) values.values[i] = 0;
+    }
+    values.values[7777] = std::nan("");
+    values.values[20'000] = -std::numeric_limits<double>::infinity();
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      const Dense rounded = Rounded(values, dtype);
+      const Tensor subject(bench_, rounded, dtype), there(reference, rounded, dtype);
+      const Measurement found = RunMeasure(bench_, {subject.AsBlock()}, rows, cols, true),
+                        expected = RunMeasure(reference, {there.AsBlock()}, rows, cols, true);
+      EXPECT_EQ(found.sum_of_squares.windows, expected.sum_of_squares.windows)
+          << Name(dtype) << ", down to 2^-" << spread;
+      EXPECT_EQ(found.non_finite, expected.non_finite);
+    }
+  }
 }
 
 // The guess of the power of two looks at 4096 places; here they see nothing of what the matrix holds.

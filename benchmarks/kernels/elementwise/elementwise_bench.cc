@@ -49,12 +49,17 @@ class Bench {
   }
 
   void Run() {
-    Measure("measure fp32", DType::kFloat32);
-    Measure("measure bf16", DType::kBFloat16);
+    Measure("measure fp32", DType::kFloat32, 1);
+    Measure("measure bf16", DType::kBFloat16, 1);
+    Measure("measure fp32, 4 column shards", DType::kFloat32, 4);
     Direction("direction fp32", DType::kFloat32, 1, 1);
     Direction("direction bf16", DType::kBFloat16, 1, 1);
     Direction("direction fp32, 8 row shards", DType::kFloat32, 8, 1);
     Direction("direction fp32, 4 column shards", DType::kFloat32, 1, 4);
+    Direction("direction bf16, 4 column shards", DType::kBFloat16, 1, 4);
+    Direction("direction fp32, 2 replicas", DType::kFloat32, 1, 1, 2);
+    Direction("direction fp32, 4 replicas", DType::kFloat32, 1, 1, 4);
+    Direction("direction bf16, 8 replicas", DType::kBFloat16, 1, 1, 8);
     Apply("apply fp32", DType::kFloat32);
     Apply("apply bf16", DType::kBFloat16);
     AdamW("adamw fp32", DType::kFloat32);
@@ -152,24 +157,34 @@ class Bench {
     return blocks;
   }
 
-  void Measure(const char* name, DType dtype) {
+  void Measure(const char* name, DType dtype, int col_shards) {
     std::vector<MeasureTask> tasks;
     for (int i = 0; i < kTensors; ++i) {
-      tasks.push_back({Blocks(GradientOf(dtype), i, dtype, 1, 1), rows_, kCols, true,
+      tasks.push_back({Blocks(GradientOf(dtype), i, dtype, 1, col_shards), rows_, kCols, true,
                        static_cast<Measurement*>(measurements_->data()) + i});
     }
     Report(name, static_cast<double>(SizeOf(dtype)), [&] { ops_->Measure(*stream_, tasks); });
   }
 
-  void Direction(const char* name, DType gradient, int row_shards, int col_shards) {
+  // Replica r of tensor i: another tensor's values, of another buffer for two neighbours.
+  std::vector<Block> Replica(int r, int i, DType dtype) const {
+    const int buffer = GradientOf(dtype) + (r % 2 == 0 ? 0 : dtype == DType::kFloat32 ? 4 : 1);
+    std::vector<Block> blocks = Blocks(buffer, (i + 5 * (r / 2)) % kTensors, dtype, 1, 1);
+    blocks[0].replica = r;
+    return blocks;
+  }
+
+  void Direction(const char* name, DType gradient, int row_shards, int col_shards,
+                 int replicas = 1) {
     std::vector<DirectionTask> tasks;
     for (int i = 0; i < kTensors; ++i) {
-      tasks.push_back({rows_, kCols,
-                       Blocks(GradientOf(gradient), i, gradient, row_shards, col_shards),
-                       Floats(1, i), Floats(2, i), Tensor(3, i, DType::kFloat16),
-                       static_cast<double*>(doubles_->data()) + i, muon_});
+      std::vector<Block> blocks = Blocks(GradientOf(gradient), i, gradient, row_shards, col_shards);
+      for (int r = 1; r < replicas; ++r) blocks.push_back(Replica(r, i, gradient)[0]);
+      tasks.push_back({rows_, kCols, std::move(blocks), Floats(1, i), Floats(2, i),
+                       Tensor(3, i, DType::kFloat16), static_cast<double*>(doubles_->data()) + i,
+                       muon_});
     }
-    Report(name, static_cast<double>(SizeOf(gradient)) + 10,
+    Report(name, static_cast<double>(SizeOf(gradient)) * replicas + 10,
            [&] { ops_->Direction(*stream_, tasks); });
   }
 

@@ -1,6 +1,6 @@
 #include "kernels/ops/cuda/cuda_ops.h"
 
-#include <type_traits>
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -28,6 +28,8 @@ using elementwise::kScratchTiles;
 using elementwise::Launch;
 using elementwise::ListBuilder;
 using elementwise::MeasureItem;
+using elementwise::MeasurePhase;
+using elementwise::Plane;
 using elementwise::PlaneOf;
 using elementwise::ScatterItem;
 using elementwise::Scratch;
@@ -35,9 +37,6 @@ using elementwise::SourceRange;
 using elementwise::SourcesOf;
 using elementwise::SourceSpec;
 using elementwise::TilesOf;
-
-constexpr int64_t kMeasureElements =
-    int64_t{elementwise::kTileElements} * elementwise::kMeasureTiles;
 
 template <class T>
 absl::Status Reach(T*& pointer) {
@@ -47,6 +46,26 @@ absl::Status Reach(T*& pointer) {
   pointer = static_cast<T*>(*device);
   return absl::OkStatus();
 }
+
+// Gradients may lie behind addresses that are read when the work runs.
+absl::StatusOr<std::vector<SourceSpec>> GradientsOf(absl::Span<const Block> blocks, int64_t rows,
+                                                    int64_t cols) {
+  absl::StatusOr<std::vector<SourceSpec>> sources = SourcesOf(blocks, rows, cols);
+  if (!sources.ok()) return sources;
+  for (SourceSpec& spec : *sources) {
+    if (absl::Status status = Reach(spec.source.base); !status.ok()) return status;
+  }
+  return sources;
+}
+
+bool IsPlain(absl::Span<const SourceSpec> sources) {
+  for (const SourceSpec& spec : sources) {
+    if (!spec.source.is_flat || !spec.source.aligned || spec.replica != sources[0].replica)
+      return false;
+  }
+  return true;
+}
+bool IsPlain(const Plane& plane) { return plane.is_flat && plane.aligned; }
 
 bool AlignedTo16(std::initializer_list<const void*> pointers) {
   for (const void* pointer : pointers) {
@@ -67,12 +86,13 @@ class CudaOps final : public Ops {
   DType iterate_dtype() const override { return DType::kFloat16; }
 
   void Measure(Stream& stream, absl::Span<const MeasureTask> tasks) override {
+    const int multiprocessors = device_.multiprocessors();
     ForBatches<MeasureItem>(
         stream, tasks, [](const MeasureTask& task) { return task.rows * task.cols; },
         [](const MeasureTask& task, int slot, int,
            ListBuilder<MeasureItem>& builder) -> absl::Status {
           absl::StatusOr<std::vector<SourceSpec>> sources =
-              SourcesOf(task.blocks, task.rows, task.cols);
+              GradientsOf(task.blocks, task.rows, task.cols);
           if (!sources.ok()) return sources.status();
           Measurement* result = task.result;
           if (absl::Status status = Reach(result); !status.ok()) return status;
@@ -80,14 +100,17 @@ class CudaOps final : public Ops {
                               .source = {},
                               .want_norm = task.want_norm,
                               .slot = slot,
-                              .tiles = TilesOf(task.rows * task.cols, kMeasureElements),
                               .windows = result->sum_of_squares.windows.data(),
                               .non_finite = &result->non_finite};
-          return builder.Add(item, item.tiles, {&*sources, 1}, {&kMeasureRange, 1});
+          return builder.Add(item, TilesOf(task.rows * task.cols), {&*sources, 1},
+                             {&kMeasureRange, 1});
         },
-        [](cudaStream_t s, const auto& list, int tiles, Scratch* scratch, int) {
-          return elementwise::LaunchMeasure(s, list, tiles, scratch);
-        });
+        [multiprocessors](cudaStream_t s, const auto& list, int tiles, Scratch* scratch,
+                          int phase) {
+          return elementwise::LaunchMeasure(s, list, tiles, scratch,
+                                            static_cast<MeasurePhase>(phase), multiprocessors);
+        },
+        /*phases=*/2);
     // A matrix without elements has a result too.
     for (const MeasureTask& task : tasks) {
       if (task.rows * task.cols != 0) continue;
@@ -106,11 +129,12 @@ class CudaOps final : public Ops {
         [](const DirectionTask& task, int slot, int first_sum,
            ListBuilder<DirectionItem>& builder) -> absl::Status {
           absl::StatusOr<std::vector<SourceSpec>> sources =
-              SourcesOf(task.gradient, task.rows, task.cols);
+              GradientsOf(task.gradient, task.rows, task.cols);
           if (!sources.ok()) return sources.status();
           DirectionItem item = {.extent = ExtentOf(task.rows, task.cols),
                                 .gradient = {},
                                 .state_aligned = AlignedTo16({task.momentum_in, task.momentum_out}),
+                                .plain = false,
                                 .slot = slot,
                                 .first_sum = first_sum,
                                 .tiles = TilesOf(task.rows * task.cols),
@@ -119,6 +143,7 @@ class CudaOps final : public Ops {
                                 .direction = PlaneOf(task.direction),
                                 .norm = task.direction_norm,
                                 .scalars = task.scalars};
+          item.plain = item.state_aligned && IsPlain(*sources) && IsPlain(item.direction);
           if (absl::Status status = Reach(item.scalars); !status.ok()) return status;
           return builder.Add(item, item.tiles, {&*sources, 1}, {&kGradientRange, 1});
         },
@@ -128,7 +153,7 @@ class CudaOps final : public Ops {
           if (!halves && which == DirectionPhase::kCorrect) return cudaSuccess;
           return elementwise::LaunchDirection(s, list, tiles, scratch, which, multiprocessors);
         },
-        /*phases=*/3);
+        /*phases=*/4);
   }
 
   void Multiply(Stream& stream, absl::Span<const Product> products) override {
@@ -171,9 +196,11 @@ class CudaOps final : public Ops {
           if (!sources.ok()) return sources.status();
           ApplyItem item = {.extent = ExtentOf(task.rows, task.cols),
                             .parameter = {},
+                            .plain = false,
                             .out = PlaneOf(task.parameter_out),
                             .update = PlaneOf(task.update),
                             .scalars = task.scalars};
+          item.plain = IsPlain(*sources) && IsPlain(item.out) && IsPlain(item.update);
           if (absl::Status status = Reach(item.scalars); !status.ok()) return status;
           return builder.Add(item, TilesOf(task.rows * task.cols), {&*sources, 1},
                              {&kParameterRange, 1});
@@ -189,7 +216,7 @@ class CudaOps final : public Ops {
         [](const AdamWTask& task, int slot, int, ListBuilder<AdamWItem>& builder) -> absl::Status {
           std::vector<SourceSpec> sources[2];
           absl::StatusOr<std::vector<SourceSpec>> found =
-              SourcesOf(task.gradient, task.rows, task.cols);
+              GradientsOf(task.gradient, task.rows, task.cols);
           if (!found.ok()) return found.status();
           if (task.present) sources[0] = *std::move(found);
           found = Parameters(task.parameter_in, task.rows, task.cols);
@@ -201,6 +228,7 @@ class CudaOps final : public Ops {
                             .present = task.present,
                             .state_aligned = AlignedTo16({task.exp_avg_in, task.exp_avg_out,
                                                           task.exp_avg_sq_in, task.exp_avg_sq_out}),
+                            .plain = false,
                             .slot = slot,
                             .tiles = TilesOf(task.rows * task.cols),
                             .out = PlaneOf(task.parameter_out),
@@ -211,6 +239,8 @@ class CudaOps final : public Ops {
                             .step_in = task.step_in,
                             .step_out = task.step_out,
                             .scalars = task.scalars};
+          item.plain =
+              item.state_aligned && IsPlain(sources[0]) && IsPlain(sources[1]) && IsPlain(item.out);
           absl::Status status = Reach(item.scalars);
           if (status.ok()) status = Reach(item.step_in);
           if (status.ok()) status = Reach(item.step_out);
@@ -255,6 +285,24 @@ class CudaOps final : public Ops {
         [](cudaStream_t s, const auto& list, int tiles, Scratch*, int) {
           return elementwise::LaunchScatter(s, list, tiles);
         });
+  }
+
+  std::shared_ptr<void> TakeCapturedOn(cudaStream_t stream) {
+    struct Captured {
+      std::vector<std::unique_ptr<GroupedProducts::Program>> programs;
+      Scratch* scratch = nullptr;
+      ~Captured() { (void)cudaFree(scratch); }
+    };
+    auto captured = std::make_shared<Captured>();
+    captured->scratch = scratch_.Take(stream);
+    absl::MutexLock lock(&mutex_);
+    for (auto& [of, program] : captured_) {
+      if (of == stream) captured->programs.push_back(std::move(program));
+    }
+    captured_.erase(std::remove_if(captured_.begin(), captured_.end(),
+                                   [](const auto& entry) { return entry.second == nullptr; }),
+                    captured_.end());
+    return captured;
   }
 
   void Flip(Stream& stream, const FlipTask& task) override {
@@ -315,7 +363,7 @@ class CudaOps final : public Ops {
       status = program.ok() ? hopper_->Launch(s, **program) : program.status();
       if (status.ok()) {
         absl::MutexLock lock(&mutex_);
-        captured_.push_back(*std::move(program));
+        captured_.emplace_back(s, *std::move(program));
       }
     }
     cuda.Fail(std::move(status));
@@ -340,14 +388,12 @@ class CudaOps final : public Ops {
     absl::StatusOr<Scratch*> scratch = scratch_.For(cuda.handle());
     if (!scratch.ok()) return cuda.Fail(scratch.status());
     std::vector<std::vector<Launch>> batches;
-    const int64_t tile_elements =
-        std::is_same_v<Item, MeasureItem> ? kMeasureElements : elementwise::kTileElements;
-    ListBuilder<Item> builder(tile_elements);
+    ListBuilder<Item> builder;
     int slot = 0;
     int64_t tiles = 0;
     auto flush = [&] {
       if (slot > 0) batches.push_back(builder.Take());
-      builder = ListBuilder<Item>(tile_elements);
+      builder = ListBuilder<Item>();
       slot = 0;
       tiles = 0;
     };
@@ -390,7 +436,8 @@ class CudaOps final : public Ops {
   const std::unique_ptr<LibraryProducts> library_;
   const std::unique_ptr<GroupedProducts> hopper_;
   absl::Mutex mutex_;
-  std::vector<std::unique_ptr<GroupedProducts::Program>> captured_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::pair<cudaStream_t, std::unique_ptr<GroupedProducts::Program>>> captured_
+      ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace
@@ -431,6 +478,19 @@ void PutBytes(Stream& stream, void* destination, const void* bytes, size_t size_
     to += piece;
     size_bytes -= piece;
   }
+}
+
+void SpreadScalars(Stream& stream, const MuonScalars& shared, const float* lr,
+                   const float* gradient_scale, const double* update_scales, int64_t count,
+                   MuonScalars* out) {
+  static_cast<CudaStream&>(stream).Enqueue("scalars", [=](cudaStream_t s) {
+    return elementwise::LaunchSpreadScalars(s, shared, lr, gradient_scale, update_scales, count,
+                                            out);
+  });
+}
+
+std::shared_ptr<void> TakeCaptured(Ops& cuda_ops, cudaStream_t stream) {
+  return static_cast<CudaOps&>(cuda_ops).TakeCapturedOn(stream);
 }
 
 }  // namespace muond

@@ -4,6 +4,8 @@
 // Errors: on the stream, sticky. INVALID_ARGUMENT for blocks outside their matrix or operands that no product takes.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -32,5 +34,15 @@ absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOpsWith(CudaDevice& device,
 // Puts `size_bytes` (a multiple of 8, both ends aligned to 8) of host memory at `destination` in stream order. The
 // host memory is free when the call returns; nothing blocks, whatever the stream waits for.
 void PutBytes(Stream& stream, void* destination, const void* bytes, size_t size_bytes);
+
+// `out[i]` = shared with update_scales[i], in stream order; all pointers are device memory. `lr` and `gradient_scale`, where
+// not null, are read when it runs, in place of the shared values.
+void SpreadScalars(Stream& stream, const MuonScalars& shared, const float* lr,
+                   const float* gradient_scale, const double* update_scales, int64_t count,
+                   MuonScalars* out);
+
+// What the graphs captured on `stream` so far point into: lists of products and launch scratch. Without this call it stays as
+// long as the ops. The object frees it; no such graph may run then. Nothing may be under way on `stream`.
+std::shared_ptr<void> TakeCaptured(Ops& cuda_ops, cudaStream_t stream);
 
 }  // namespace muond

@@ -5,8 +5,9 @@
 // brings the root mean square of u into [2^-8, 2^4) in steps of 2^12 (0 for ordinary magnitudes) and keeps the largest
 // element below 2^15. The pass needs k before it knows them, so it works with a guess from 4096 elements at places that
 // the shape fixes; where the guess was wrong (a few rows hold everything, say) the matrix is cast again.
-#include "kernels/ops/cuda/elements.cuh"
+// Four launches, ordered by the stream and not by fences or counters, which cost the main pass a tenth of its rate.
 #include "kernels/ops/cuda/passes.h"
+#include "kernels/ops/cuda/tiles.cuh"
 
 namespace muond::elementwise {
 namespace {
@@ -66,7 +67,10 @@ __global__ void __launch_bounds__(kSampleThreads)
   const DirectionItem& item = list.template item_array<DirectionItem>()[blockIdx.x];
   const Extent& extent = item.extent;
   const Rule rule = RuleOf(item.scalars);
-  if (threadIdx.x == 0) scratch->rule[item.slot] = rule;
+  if (threadIdx.x == 0) {
+    scratch->rule[item.slot] = rule;
+    scratch->any_corrected = 0;
+  }
   if (item.direction.dtype != DType::kFloat16 || extent.is_piece) {
     // Nothing to scale; or its sources are not all here, and every piece must guess the same.
     if (threadIdx.x == 0) scratch->exponent[item.slot] = 0;
@@ -96,110 +100,174 @@ __global__ void __launch_bounds__(kSampleThreads)
   scratch->exponent[item.slot] = ScaleFor(sqrt(sum / count));
 }
 
-struct Partial {
-  double sum = 0;
-  float maximum = 0;
+// The tensors of a tile.
+struct Tensors {
+  TileReader gradient;
+  TilePlane state_in, state_out, direction;
+  bool has_state;
 };
 
-// kWhole: everything is dense, aligned and full. Else every access finds its own way.
-template <bool kWhole>
-__device__ __forceinline__ Partial DoTile(const DirectionItem& item, const TileReader& reader,
-                                          const Tile& tile, const Rule& rule, int exponent) {
-  constexpr int kGroups = 4;
-  constexpr int kStride = kThreads * kVector;
-  const Extent& extent = item.extent;
-  const Plane state_in = StatePlane(item.momentum_in, item.state_aligned, extent);
-  const Plane state_out = StatePlane(item.momentum_out, item.state_aligned, extent);
-  const bool has_state = item.momentum_in != nullptr;
-  Partial partial;
-#pragma unroll 1
-  for (int round = 0; round < kVectorsPerThread / kGroups; ++round) {
-    const int64_t first = tile.begin + round * kGroups * kStride + threadIdx.x * kVector;
-    Four g[kGroups], m[kGroups];
-    reader.Read<kWhole>(first, kStride, g);
-    if (has_state) ReadPlane<kWhole>(state_in, extent, first, kStride, m);
+// fp32 where it can lose nothing that counts: conversions to fp64 are slow (a quarter of this pass's time for each element).
+__device__ double SumOfSquares(const Four& u) {
+  const float sum =
+      fmaf(u.v[3], u.v[3], fmaf(u.v[2], u.v[2], fmaf(u.v[1], u.v[1], u.v[0] * u.v[0])));
+  if (sum > 0x1p-80f && sum < 0x1p120f) return sum;
+  double wide = 0;
 #pragma unroll
-    for (int i = 0; i < kGroups; ++i) {
-      Four u;
+  for (int j = 0; j < kVector; ++j) wide = fma(double{u.v[j]}, double{u.v[j]}, wide);
+  return wide;
+}
+
+template <Way kWay, int kGroups>
+__device__ __forceinline__ SumAndMaximum DoRound(const Tensors& tensors, const Rule& rule,
+                                                 int exponent, int round, SumAndMaximum partial) {
+  const bool has_state = tensors.has_state;
+  Four g[kGroups], m[kGroups];
+  tensors.gradient.Read<kWay>(round, g);
+  if (has_state) tensors.state_in.Read<kWay>(round, m);
 #pragma unroll
-      for (int j = 0; j < kVector; ++j) {
-        const float gradient = rule.scale * g[i].v[j];
-        u.v[j] = gradient;
-        if (has_state) {
-          m[i].v[j] = Momentum(rule, gradient, m[i].v[j]);
-          u.v[j] = Nesterov(rule, gradient, m[i].v[j]);
-        }
-        partial.sum = fma(double{u.v[j]}, double{u.v[j]}, partial.sum);
-        partial.maximum = fmaxf(partial.maximum, fabsf(u.v[j]));
-        if (exponent != 0) u.v[j] = Scaled(u.v[j], exponent);
+  for (int i = 0; i < kGroups; ++i) {
+    Four u;
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) {
+      const float gradient = rule.scale * g[i].v[j];
+      u.v[j] = gradient;
+      if (has_state) {
+        m[i].v[j] = Momentum(rule, gradient, m[i].v[j]);
+        u.v[j] = Nesterov(rule, gradient, m[i].v[j]);
       }
-      const int64_t element = first + i * kStride;
-      if (has_state) WritePlane<kWhole>(state_out, extent, element, m[i]);
-      WritePlane<kWhole>(item.direction, extent, element, u);
+      partial.maximum = fmaxf(partial.maximum, fabsf(u.v[j]));
     }
+    partial.sum += SumOfSquares(u);
+    if (exponent != 0) {
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) u.v[j] = Scaled(u.v[j], exponent);
+    }
+    const int chunk = ChunkOf(round, kGroups) + i * kWarps;
+    if (has_state) tensors.state_out.Write<kWay>(chunk, m[i]);
+    tensors.direction.Write<kWay>(chunk, u);
   }
   return partial;
 }
 
-// A call of its own, so that its registers are not the whole tiles'.
-__device__ __noinline__ Partial DoTileSlowly(const DirectionItem& item, const Source* sources,
-                                             const Tile& tile, const Rule& rule, int exponent) {
-  const TileReader reader(sources, item.gradient, item.extent, tile.begin);
-  return DoTile<false>(item, reader, tile, rule, exponent);
-}
+constexpr int kGroups = 4;
+constexpr int kRounds = kVectorsPerThread / kGroups;
 
-template <int kBytes>
-__global__ void __launch_bounds__(kThreads, 4)
-    DirectionKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
-  __shared__ double shared[kThreads / 32];
-  __shared__ bool is_last;
-  const DirectionItem& item =
-      FindItem(list.template item_array<DirectionItem>(), list.items, blockIdx.x);
-  const Tile tile(item.extent);
-  const bool half = item.direction.dtype == DType::kFloat16;
+// Dense fp32 state as planes.
+struct State {
+  Plane in, out;
+  __device__ explicit State(const DirectionItem& item)
+      : in(StatePlane(item.momentum_in, item.state_aligned, item.extent)),
+        out(StatePlane(item.momentum_out, item.state_aligned, item.extent)) {}
+};
+
+// The groups of round `round`, one by one. A call, and by value: what it needs of registers and local memory is its own.
+__device__ __noinline__ SumAndMaximum DoSlowly(const DirectionItem& item, const Source* sources,
+                                               const Scratch* scratch, int round,
+                                               SumAndMaximum partial) {
+  const Extent& extent = item.extent;
+  const Tile tile(extent, blockIdx.x);
+  const State state(item);
+  const Tensors tensors{.gradient = {sources, item.gradient, extent, tile, nullptr},
+                        .state_in = {state.in, extent, tile},
+                        .state_out = {state.out, extent, tile},
+                        .direction = {item.direction, extent, tile},
+                        .has_state = item.momentum_in != nullptr};
   const Rule rule = scratch->rule[item.slot];
   const int exponent = scratch->exponent[item.slot];
-  const TileReader reader(list.source_array(), item.gradient, item.extent, tile.begin);
-  const bool whole =
-      reader.is_whole() && tile.full && item.state_aligned && IsWhole(item.direction);
-  const Partial partial = whole ? DoTile<true>(item, reader, tile, rule, exponent)
-                                : DoTileSlowly(item, list.source_array(), tile, rule, exponent);
-  double sum = partial.sum;
-  float maximum = partial.maximum;
-  sum = BlockSum(sum, shared);
-  maximum = __uint_as_float(
-      BlockMaximumBits(__float_as_uint(maximum), reinterpret_cast<uint32_t*>(shared)));
-  if (threadIdx.x == 0) {
-    scratch->sum[item.first_sum + tile.number] = sum;
-    scratch->maximum[item.first_sum + tile.number] = maximum;
-  }
-  if (!FinishesLast(&scratch->tiles_done[item.slot], item.tiles, &is_last)) return;
+#pragma unroll 1
+  for (int i = 0; i < kGroups; ++i)
+    partial = DoRound<Way::kSlow, 1>(tensors, rule, exponent, round * kGroups + i, partial);
+  return partial;
+}
 
-  sum = 0;
-  maximum = 0;
-  for (int i = threadIdx.x; i < item.tiles; i += kThreads) {
-    sum += __ldcg(&scratch->sum[item.first_sum + i]);
-    maximum = fmaxf(maximum, __ldcg(&scratch->maximum[item.first_sum + i]));
+// kMaps: tiles may have to be found piece by piece. A kernel of its own, so that plain lists have all registers.
+template <int kBytes, bool kMaps>
+__global__ void __launch_bounds__(kThreads, kMaps ? 3 : 4)
+    DirectionKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
+  const DirectionItem& item =
+      FindItem(list.template item_array<DirectionItem>(), list.items, blockIdx.x);
+  const Source* const sources = list.source_array();
+  const Extent& extent = item.extent;
+  const Tile tile(extent, blockIdx.x);
+  const Rule rule = scratch->rule[item.slot];
+  const int exponent = scratch->exponent[item.slot];
+  const State state(item);
+  const bool has_state = item.momentum_in != nullptr;
+  SumAndMaximum found;
+  if constexpr (kMaps) {
+    __shared__ MapRow gradients[kMapReplicas], directions;
+    MapSources(gradients, sources, item.gradient, extent, tile);
+    MapPlane(directions, item.direction, extent, tile);
+    __syncthreads();
+    const Tensors tensors{.gradient = {sources, item.gradient, extent, tile, gradients},
+                          .state_in = {state.in, extent, tile},
+                          .state_out = {state.out, extent, tile},
+                          .direction = {item.direction, extent, tile, &directions},
+                          .has_state = has_state};
+#pragma unroll 1
+    for (int round = 0; round < kRounds; ++round) {
+      // State is one size and one alignment.
+      if (tensors.gradient.IsMapped<kGroups>(round) && tensors.direction.IsMapped<kGroups>(round) &&
+          tensors.state_in.IsMapped<kGroups>(round)) {
+        found = DoRound<Way::kMapped, kGroups>(tensors, rule, exponent, round, found);
+      } else {
+        found = DoSlowly(item, sources, scratch, round, found);
+      }
+    }
+  } else {
+    const Tensors tensors{.gradient = {sources, item.gradient, extent, tile},
+                          .state_in = {state.in, extent, tile},
+                          .state_out = {state.out, extent, tile},
+                          .direction = {item.direction, extent, tile},
+                          .has_state = has_state};
+    if (tensors.gradient.is_whole()) {
+#pragma unroll 1
+      for (int round = 0; round < kRounds; ++round)
+        found = DoRound<Way::kWhole, kGroups>(tensors, rule, exponent, round, found);
+    } else {
+#pragma unroll 1
+      for (int round = 0; round < kRounds; ++round)
+        found = DoSlowly(item, sources, scratch, round, found);
+    }
   }
-  sum = BlockSum(sum, shared);
-  maximum = __uint_as_float(
-      BlockMaximumBits(__float_as_uint(maximum), reinterpret_cast<uint32_t*>(shared)));
+  found = BlockReduce(found);
   if (threadIdx.x != 0) return;
+  scratch->sum[item.first_sum + tile.number] = found.sum;
+  scratch->maximum[item.first_sum + tile.number] = found.maximum;
+}
+
+// The norm of each matrix, and whether its guess was right. A CTA an item.
+template <int kBytes>
+__global__ void __launch_bounds__(kThreads)
+    NormKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
+  const DirectionItem& item = list.template item_array<DirectionItem>()[blockIdx.x];
+  SumAndMaximum total;
+  for (int i = threadIdx.x; i < item.tiles; i += kThreads) {
+    total.sum += scratch->sum[item.first_sum + i];
+    total.maximum = fmaxf(total.maximum, scratch->maximum[item.first_sum + i]);
+  }
+  total = BlockReduce(total);
+  if (threadIdx.x != 0) return;
+  const int exponent = scratch->exponent[item.slot];
   int right = exponent;
-  if (half) {
-    right = ScaleFor(sqrt(sum / item.extent.elements), maximum);
+  if (item.direction.dtype == DType::kFloat16) {
+    right = ScaleFor(sqrt(total.sum / item.extent.elements), total.maximum);
     scratch->corrected[item.slot] = right == exponent ? kNoCorrection : right;
+    if (right != exponent) scratch->any_corrected = 1;
   }
   // What Newton-Schulz divides by: never zero, and NaN where an element is.
-  double norm = sqrt(sum);
-  norm = norm < rule.eps ? rule.eps : norm;
+  double norm = sqrt(total.sum);
+  const double eps = scratch->rule[item.slot].eps;
+  norm = norm < eps ? eps : norm;
   *item.norm = norm == 0 ? 1 : ldexp(norm, right);
 }
 
 // Casts again what the sample misjudged, from the momentum that the main pass has written.
 template <int kBytes>
 __global__ void __launch_bounds__(kThreads)
-    CorrectKernel(const __grid_constant__ List<kBytes> list, Scratch* scratch) {
+    CorrectKernel(const __grid_constant__ List<kBytes> list, int tiles, Scratch* scratch) {
+  if (scratch->any_corrected == 0) return;
   for (int i = 0; i < list.items; ++i) {
     const DirectionItem& item = list.template item_array<DirectionItem>()[i];
     const int exponent =
@@ -210,7 +278,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t begin = int64_t{extent.first_tile} * kTileElements;
     const int next_launch_tile =
         i + 1 < list.items ? list.template item_array<DirectionItem>()[i + 1].extent.launch_tile
-                           : extent.launch_tile + item.tiles;
+                           : tiles;
     const int64_t end = min(extent.elements,
                             begin + int64_t{next_launch_tile - extent.launch_tile} * kTileElements);
     const int64_t step = int64_t{gridDim.x} * kThreads * kVector;
@@ -224,7 +292,7 @@ __global__ void __launch_bounds__(kThreads)
             item.momentum_in != nullptr ? Nesterov(rule, g, item.momentum_out[element + j]) : g,
             exponent);
       }
-      WritePlane<false>(item.direction, extent, element, u);
+      WritePlaneSlowly(item.direction, extent, element, u);
     }
   }
 }
@@ -239,11 +307,18 @@ cudaError_t LaunchDirection(cudaStream_t stream, const List<kBytes>& list, int t
       SampleKernel<kBytes><<<list.items, kSampleThreads, 0, stream>>>(list, scratch);
       break;
     case DirectionPhase::kMain:
-      DirectionKernel<kBytes><<<tiles, kThreads, 0, stream>>>(list, scratch);
+      if (list.plain) {
+        DirectionKernel<kBytes, false><<<tiles, kThreads, 0, stream>>>(list, scratch);
+      } else {
+        DirectionKernel<kBytes, true><<<tiles, kThreads, 0, stream>>>(list, scratch);
+      }
+      break;
+    case DirectionPhase::kNorm:
+      NormKernel<kBytes><<<list.items, kThreads, 0, stream>>>(list, scratch);
       break;
     case DirectionPhase::kCorrect:
       CorrectKernel<kBytes>
-          <<<min(tiles, 4 * multiprocessors), kThreads, 0, stream>>>(list, scratch);
+          <<<min(tiles, 4 * multiprocessors), kThreads, 0, stream>>>(list, tiles, scratch);
       break;
   }
   return cudaGetLastError();

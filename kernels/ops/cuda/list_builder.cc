@@ -26,8 +26,8 @@ bool Touches(const Source& source, const Extent& extent, int64_t begin, int64_t 
 
 }  // namespace
 
-int TilesOf(int64_t elements, int64_t tile_elements) {
-  return static_cast<int>((elements + tile_elements - 1) / tile_elements);
+int TilesOf(int64_t elements) {
+  return static_cast<int>((elements + kTileElements - 1) / kTileElements);
 }
 
 Extent ExtentOf(int64_t rows, int64_t cols) { return {rows * cols, cols, 0, 0, false}; }
@@ -57,6 +57,7 @@ absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks
     Source& source = spec.source;
     spec.replica = block.replica;
     source.dtype = block.dtype;
+    source.base = block.base;
     source.is_flat = block.cols == cols && (block.ld == cols || block.rows == 1);
     const int64_t element_bytes = static_cast<int64_t>(SizeOf(block.dtype));
     if (source.is_flat) {
@@ -83,14 +84,14 @@ absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks
 }
 
 std::vector<Source> Overlapping(absl::Span<const SourceSpec> sources, const Extent& extent,
-                                int first_tile, int end_tile, int64_t tile_elements,
-                                uint16_t* replicas) {
-  const int64_t begin = first_tile * tile_elements;
-  const int64_t end = std::min(extent.elements, end_tile * tile_elements);
+                                int first_tile, int end_tile, SourceRange* range) {
+  const int64_t begin = int64_t{first_tile} * kTileElements;
+  const int64_t end = std::min(extent.elements, int64_t{end_tile} * kTileElements);
   std::vector<Source> found;
   std::vector<int> levels;  // of each pair of neighbours on the kernel's stack
   int32_t replica = -1;
-  *replicas = 0;
+  range->replicas = 0;
+  range->in_order = true;
   for (const SourceSpec& spec : sources) {
     if (!Touches(spec.source, extent, begin, end)) continue;
     int merges = 0;
@@ -105,7 +106,8 @@ std::vector<Source> Overlapping(absl::Span<const SourceSpec> sources, const Exte
         levels.push_back(level);
       }
       replica = spec.replica;
-      ++*replicas;
+      range->in_order &= replica == range->replicas;
+      ++range->replicas;
     } else {
       merges = found.back().merges;  // the kernel reads it at the replica's last source
     }

@@ -22,7 +22,7 @@ struct SourceSpec {
   int32_t replica;
 };
 
-int TilesOf(int64_t elements, int64_t tile_elements = kTileElements);
+int TilesOf(int64_t elements);
 Extent ExtentOf(int64_t rows, int64_t cols);
 Plane PlaneOf(const Matrix& matrix);
 // Sorted by replica. INVALID_ARGUMENT when a block leaves the matrix or is larger than 2^31 rows or columns.
@@ -31,21 +31,19 @@ absl::StatusOr<std::vector<SourceSpec>> SourcesOf(absl::Span<const Block> blocks
 // Those that touch the elements of tiles [first, end), with the replica tree's program written into them.
 // RESOURCE_EXHAUSTED with the numbers when they are more than one launch can hold.
 std::vector<Source> Overlapping(absl::Span<const SourceSpec> sources, const Extent& extent,
-                                int first_tile, int end_tile, int64_t tile_elements,
-                                uint16_t* replicas);
+                                int first_tile, int end_tile, SourceRange* range);
 
 // One launch.
 struct Launch {
   std::vector<char> items;
   std::vector<Source> sources;
   int count = 0, tiles = 0;
+  bool plain = true;
 };
 
 template <class Item>
 class ListBuilder {
  public:
-  explicit ListBuilder(int64_t tile_elements = kTileElements) : tile_elements_(tile_elements) {}
-
   // Adds all tiles of `item`; `ranges` says where its sources go: one SourceRange member for each of `sources`.
   absl::Status Add(const Item& item, int tiles, absl::Span<const std::vector<SourceSpec>> sources,
                    absl::Span<SourceRange Item::*const> ranges) {
@@ -62,19 +60,18 @@ class ListBuilder {
     Item piece = item;
     std::vector<Source> all;
     for (size_t i = 0; i < sources.size(); ++i) {
-      uint16_t replicas = 1;
-      const std::vector<Source> some =
-          Overlapping(sources[i], item.extent, first, end, tile_elements_, &replicas);
-      piece.*ranges[i] = {static_cast<uint16_t>(all.size()),
-                          static_cast<uint16_t>(std::min<size_t>(some.size(), UINT16_MAX)),
-                          replicas};
+      SourceRange& range = piece.*ranges[i];
+      const std::vector<Source> some = Overlapping(sources[i], item.extent, first, end, &range);
+      range.first = static_cast<uint16_t>(all.size());
+      range.count = static_cast<uint16_t>(std::min<size_t>(some.size(), UINT16_MAX));
       all.insert(all.end(), some.begin(), some.end());
     }
     if (all.size() > kMaxSources) {
       if (end - first == 1) {
-        return absl::ResourceExhaustedError("one tile of 8192 elements has " +
-                                            std::to_string(all.size()) + " source blocks, " +
-                                            std::to_string(kMaxSources) + " is the limit");
+        return absl::ResourceExhaustedError("one tile of " + std::to_string(kTileElements) +
+                                            " elements has " + std::to_string(all.size()) +
+                                            " source blocks, " + std::to_string(kMaxSources) +
+                                            " is the limit");
       }
       const int middle = first + (end - first) / 2;
       absl::Status status = AddTiles(item, first, middle, sources, ranges);
@@ -97,6 +94,7 @@ class ListBuilder {
     launch.sources.insert(launch.sources.end(), all.begin(), all.end());
     launch.tiles += end - first;
     ++launch.count;
+    if constexpr (requires { piece.plain; }) launch.plain &= piece.plain;
     return absl::OkStatus();
   }
 
@@ -104,7 +102,6 @@ class ListBuilder {
     return launch.items.size() + launch.sources.size() * sizeof(Source);
   }
 
-  int64_t tile_elements_;
   std::vector<Launch> launches_;
   int tiles_ = 0;  // of the item being added
 };
@@ -114,6 +111,7 @@ template <class Run>
 auto WithList(const Launch& launch, Run run) {
   auto fill = [&launch](auto& list) {
     list.items = launch.count;
+    list.plain = launch.plain;
     list.sources_at = static_cast<int32_t>(launch.items.size());
     std::memcpy(list.data, launch.items.data(), launch.items.size());
     std::memcpy(list.data + launch.items.size(), launch.sources.data(),

@@ -9,13 +9,16 @@
 namespace muond::elementwise {
 
 // Each exists for kSmallListBytes and kLargeListBytes.
+//
+// kMain sums into the scratch, kResult writes what was found and clears the scratch.
+enum class MeasurePhase { kMain, kResult };
 template <int kBytes>
 cudaError_t LaunchMeasure(cudaStream_t stream, const List<kBytes>& list, int tiles,
-                          Scratch* scratch);
+                          Scratch* scratch, MeasurePhase phase, int multiprocessors);
 
-// kSample guesses the powers of two that scale float16 directions; kMain does the pass with them; kCorrect casts the
-// matrices again whose guess was wrong: it looks at flags and ends where there are none. See direction.cu.
-enum class DirectionPhase { kSample, kMain, kCorrect };
+// kSample guesses the powers of two that scale float16 directions; kMain does the pass with them; kNorm adds up its
+// tiles; kCorrect casts the matrices again whose guess was wrong: it looks at a flag and ends where there are none.
+enum class DirectionPhase { kSample, kMain, kNorm, kCorrect };
 template <int kBytes>
 cudaError_t LaunchDirection(cudaStream_t stream, const List<kBytes>& list, int tiles,
                             Scratch* scratch, DirectionPhase phase, int multiprocessors);
@@ -33,6 +36,12 @@ cudaError_t LaunchFlip(cudaStream_t stream, uint64_t* word, uint64_t value, cons
 // Writes up to kLargeListBytes host bytes to device memory: they travel as a kernel parameter, so the host memory is
 // free when the call returns, and nothing blocks. A multiple of 8 bytes, both ends aligned to 8.
 cudaError_t LaunchPut(cudaStream_t stream, void* destination, const void* bytes, int size_bytes);
+
+// out[i] = shared, with update_scales[i]; where `lr` or `gradient_scale` is not null, the value that it points to when the
+// work runs takes the shared one's place.
+cudaError_t LaunchSpreadScalars(cudaStream_t stream, const MuonScalars& shared, const float* lr,
+                                const float* gradient_scale, const double* update_scales,
+                                int64_t count, MuonScalars* out);
 
 // Copies the strict lower triangle of each n x n 16-bit or 32-bit matrix onto the upper one, and all of it to `second`.
 struct MirrorItem {

@@ -1,35 +1,46 @@
-// Scatter, Flip, and small host values to device memory.
-#include "kernels/ops/cuda/elements.cuh"
+// Scatter, Flip, and small values to device memory.
 #include "kernels/ops/cuda/passes.h"
+#include "kernels/ops/cuda/tiles.cuh"
 
 namespace muond::elementwise {
 namespace {
 
-template <bool kWhole>
-__device__ __forceinline__ void DoTile(const ScatterItem& item, const Tile& tile) {
-  constexpr int kGroups = 4;
-  constexpr int kStride = kThreads * kVector;
-#pragma unroll 1
-  for (int round = 0; round < kVectorsPerThread / kGroups; ++round) {
-    const int64_t first = tile.begin + round * kGroups * kStride + threadIdx.x * kVector;
-    Four x[kGroups];
-    ReadPlane<kWhole>(item.from, item.extent, first, kStride, x);
+template <Way kWay, int kGroups>
+__device__ __forceinline__ void DoRound(const TilePlane& from, const TilePlane& to, int round) {
+  Four x[kGroups];
+  from.Read<kWay>(round, x);
 #pragma unroll
-    for (int i = 0; i < kGroups; ++i)
-      WritePlane<kWhole>(item.to, item.extent, first + i * kStride, x[i]);
-  }
+  for (int i = 0; i < kGroups; ++i) to.Write<kWay>(ChunkOf(round, kGroups) + i * kWarps, x[i]);
 }
+
+constexpr int kGroups = 4;
+constexpr int kRounds = kVectorsPerThread / kGroups;
 
 template <int kBytes>
 __global__ void __launch_bounds__(kThreads)
     ScatterKernel(const __grid_constant__ List<kBytes> list) {
+  __shared__ MapRow from_map, to_map;
   const ScatterItem& item =
       FindItem(list.template item_array<ScatterItem>(), list.items, blockIdx.x);
-  const Tile tile(item.extent);
+  const Extent& extent = item.extent;
+  const Tile tile(extent, blockIdx.x);
   if (tile.full && IsWhole(item.from) && IsWhole(item.to)) {
-    DoTile<true>(item, tile);
-  } else {
-    DoTile<false>(item, tile);
+    const TilePlane from(item.from, extent, tile), to(item.to, extent, tile);
+#pragma unroll 1
+    for (int round = 0; round < kRounds; ++round) DoRound<Way::kWhole, kGroups>(from, to, round);
+    return;
+  }
+  MapPlane(from_map, item.from, extent, tile);
+  MapPlane(to_map, item.to, extent, tile);
+  __syncthreads();
+  const TilePlane from(item.from, extent, tile, &from_map), to(item.to, extent, tile, &to_map);
+#pragma unroll 1
+  for (int round = 0; round < kRounds; ++round) {
+    if (from.IsMapped<kGroups>(round) && to.IsMapped<kGroups>(round)) {
+      DoRound<Way::kMapped, kGroups>(from, to, round);
+    } else {
+      for (int i = 0; i < kGroups; ++i) DoRound<Way::kSlow, 1>(from, to, round * kGroups + i);
+    }
   }
 }
 
@@ -50,6 +61,18 @@ __global__ void PutKernel(const __grid_constant__ Bytes<kBytes> bytes, uint64_t*
   for (int i = threadIdx.x; i < words; i += blockDim.x) destination[i] = bytes.words[i];
 }
 
+__global__ void SpreadScalarsKernel(MuonScalars shared, const float* lr,
+                                    const float* gradient_scale, const double* update_scales,
+                                    int64_t count, MuonScalars* out) {
+  if (lr != nullptr) shared.lr = *lr;
+  if (gradient_scale != nullptr) shared.gradient_scale = *gradient_scale;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    shared.update_scale = update_scales[i];
+    out[i] = shared;
+  }
+}
+
 }  // namespace
 
 template <int kBytes>
@@ -62,6 +85,16 @@ template cudaError_t LaunchScatter(cudaStream_t, const List<kLargeListBytes>&, i
 
 cudaError_t LaunchFlip(cudaStream_t stream, uint64_t* word, uint64_t value, const uint64_t* mark) {
   FlipKernel<<<1, 1, 0, stream>>>(word, value, mark);
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchSpreadScalars(cudaStream_t stream, const MuonScalars& shared, const float* lr,
+                                const float* gradient_scale, const double* update_scales,
+                                int64_t count, MuonScalars* out) {
+  if (count == 0) return cudaSuccess;
+  const int64_t ctas = count < 64 * 256 ? (count + 255) / 256 : 64;
+  SpreadScalarsKernel<<<static_cast<unsigned>(ctas), 256, 0, stream>>>(shared, lr, gradient_scale,
+                                                                       update_scales, count, out);
   return cudaGetLastError();
 }
 

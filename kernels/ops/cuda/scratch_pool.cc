@@ -12,6 +12,15 @@ ScratchPool::~ScratchPool() {
   for (auto& [stream, scratch] : scratches_) (void)cudaFree(scratch);
 }
 
+Scratch* ScratchPool::Take(cudaStream_t stream) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = scratches_.find(stream);
+  if (found == scratches_.end()) return nullptr;
+  Scratch* const scratch = found->second;
+  scratches_.erase(found);
+  return scratch;
+}
+
 absl::StatusOr<Scratch*> ScratchPool::For(cudaStream_t stream) {
   absl::MutexLock lock(&mutex_);
   Scratch*& scratch = scratches_[stream];

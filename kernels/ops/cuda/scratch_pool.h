@@ -21,6 +21,8 @@ class ScratchPool {
   ~ScratchPool();
   // Zeroed on the device before the call returns. Works while another stream is in capture.
   absl::StatusOr<elementwise::Scratch*> For(cudaStream_t stream);
+  // The stream's scratch, now the caller's to cudaFree; null when it has none. The stream's next use makes another.
+  elementwise::Scratch* Take(cudaStream_t stream);
 
  private:
   CudaDevice& device_;

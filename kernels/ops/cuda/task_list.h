@@ -16,8 +16,8 @@ namespace muond::elementwise {
 
 inline constexpr int kThreads = 256;
 inline constexpr int kVector = 4;  // elements of one access: 16 bytes of fp32
-inline constexpr int kVectorsPerThread = 8;
-inline constexpr int kTileElements = kThreads * kVector * kVectorsPerThread;  // 8192
+inline constexpr int kVectorsPerThread = 16;
+inline constexpr int kTileElements = kThreads * kVector * kVectorsPerThread;  // 16384
 
 inline constexpr int kSmallListBytes =
     3968;  // with the header: below the 4 KiB that launch fastest
@@ -28,6 +28,7 @@ inline constexpr int kMaxSources = 500;  // of one task of one launch; longer li
 struct Source {
   const char*
       data;  // flat: where element 0 of the matrix would be; rectangle: its own element (0, 0)
+  const void* const* base;  // not null: what is to be added to `data`, read when it runs
   union {
     struct {
       int64_t begin, end;  // flat element numbers
@@ -53,12 +54,10 @@ struct Plane {
   bool aligned;  // groups of four elements lie in one row and can be moved at once
 };
 
-inline constexpr int kMeasureTiles =
-    4;  // of one CTA: its windows meet few addresses of everybody's, so it comes seldom
-
 struct SourceRange {
   uint16_t first, count;
   uint16_t replicas;  // 1: no tree
+  bool in_order;      // the replicas are 0, 1, 2, ...: the tree depends on their number alone
 };
 
 struct Extent {
@@ -81,6 +80,7 @@ inline constexpr int kScratchTiles = 1 << 19;
 inline constexpr int kMeasureWords = BinnedSum::kWindows + 1;
 struct Scratch {
   uint32_t tiles_done[kScratchTasks];  // zero between launches
+  uint32_t any_corrected;              // of the batch of directions under way
   uint64_t measure[kScratchTasks]
                   [kMeasureWords];    // zero between launches: windows, then the non-finite count
   DirectionRule rule[kScratchTasks];  // a copy of the scalars: they may lie in host memory
@@ -96,7 +96,6 @@ struct MeasureItem {
   SourceRange source;
   bool want_norm;
   int32_t slot;       // in the scratch
-  int32_t tiles;      // of kMeasureTiles each, like the extent's
   uint64_t* windows;  // of the result, host-visible
   uint64_t* non_finite;
 };
@@ -105,6 +104,7 @@ struct DirectionItem {
   Extent extent;
   SourceRange gradient;
   bool state_aligned;
+  bool plain;  // one dense aligned run on every side: only the tensor's last tile may need more
   int32_t slot, first_sum, tiles;
   const float* momentum_in;  // null: no momentum, u = g
   float* momentum_out;
@@ -116,6 +116,7 @@ struct DirectionItem {
 struct ApplyItem {
   Extent extent;
   SourceRange parameter;
+  bool plain;  // as DirectionItem's
   Plane out, update;
   const MuonScalars* scalars;
 };
@@ -124,6 +125,7 @@ struct AdamWItem {
   Extent extent;
   SourceRange gradient, parameter;
   bool present, state_aligned;
+  bool plain;  // as DirectionItem's
   int32_t slot, tiles;
   Plane out;
   const float *exp_avg_in, *exp_avg_sq_in;
@@ -143,6 +145,7 @@ template <int kBytes>
 struct List {
   int32_t items;
   int32_t sources_at;  // byte offset in `data`
+  bool plain;          // every item is: no maps are needed
   alignas(16) char data[kBytes];
 
 #ifdef __CUDACC__
