@@ -19,6 +19,20 @@ class CpuEngine final : public Engine {
   void Put(Stream&, void* destination, const void* bytes, size_t size_bytes) override {
     std::memcpy(destination, bytes, size_bytes);
   }
+  void Spread(Stream&, const SharedScalars& shared, const double* update_scales, size_t count,
+              MuonScalars* out) override {
+    MuonScalars values = shared.values;
+    if (shared.lr_at != nullptr) values.lr = *shared.lr_at;
+    if (shared.gradient_scale_at != nullptr) values.gradient_scale = *shared.gradient_scale_at;
+    for (size_t i = 0; i < count; ++i) {
+      values.update_scale = update_scales[i];
+      out[i] = values;
+    }
+  }
+  absl::Status Replay(Stream& stream, std::unique_ptr<Recording>&,
+                      absl::FunctionRef<absl::Status(Stream&)> issue) override {
+    return issue(stream);
+  }
   absl::Status Finish(Stream& stream) override { return stream.Synchronize(); }
 
  private:

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -11,6 +12,20 @@
 #include "kernels/runtime/backend.h"
 
 namespace muond {
+
+// Scalars that all matrices of a call share. `lr_at` and `gradient_scale_at`: device memory that holds the values to use
+// instead when the work runs, or null.
+struct SharedScalars {
+  MuonScalars values;
+  const float* lr_at = nullptr;
+  const float* gradient_scale_at = nullptr;
+};
+
+// Work that was enqueued once and can be again, with the same pointers. Destroying one waits for its runs.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
 
 class Engine {
  public:
@@ -21,8 +36,15 @@ class Engine {
   virtual Ops& ops() = 0;
   // A stream for one call: it issues on `cuda_stream` (ignored on the CPU).
   virtual std::unique_ptr<Stream> StreamFor(void* cuda_stream) = 0;
-  // Host values where the device reads them when the work runs: the first bytes of the workspace.
+  // Host values where the device reads them when the work runs.
   virtual void Put(Stream& stream, void* destination, const void* bytes, size_t size_bytes) = 0;
+  // out[i] = the shared scalars with update_scales[i], which Put has brought where it lies.
+  virtual void Spread(Stream& stream, const SharedScalars& shared, const double* update_scales,
+                      size_t count, MuonScalars* out) = 0;
+  // Enqueues what `issue` enqueues on the stream it is given, which must be the same every time. CUDA: captured on the first
+  // call, a graph launch from then on; as it is while the caller's stream is in capture itself.
+  virtual absl::Status Replay(Stream& stream, std::unique_ptr<Recording>& recording,
+                              absl::FunctionRef<absl::Status(Stream&)> issue) = 0;
   // CUDA: how the calls went so far. CPU: waits for the work.
   virtual absl::Status Finish(Stream& stream) = 0;
 };

@@ -22,7 +22,7 @@ extern "C" {
 #endif
 
 #define MUOND_KERNELS_ABI_MAJOR 1
-#define MUOND_KERNELS_ABI_MINOR 0
+#define MUOND_KERNELS_ABI_MINOR 1
 
 /* The numbers are those of the gRPC canonical codes. */
 typedef int32_t muond_kernels_status;
@@ -75,6 +75,9 @@ typedef struct {
   double gradient_scale; /* multiplies the gradient: 1 / loss scale, a clip factor */
   int32_t nesterov;      /* 0 or 1 */
   int32_t scale;         /* MUOND_KERNELS_SCALE_ */
+  /* Since 1.1. Where not null: memory of the device with the value to use when the work runs. */
+  const float* lr_at;
+  const float* gradient_scale_at;
 } muond_kernels_muon_options;
 
 typedef struct {
@@ -116,6 +119,30 @@ muond_kernels_status muond_kernels_muon_step(muond_kernels* engine, void* cuda_s
                                              const muond_kernels_muon_options* options,
                                              const muond_kernels_muon_item* items, size_t count,
                                              void* workspace, uint64_t bytes);
+
+/* The same step, prepared once for a list of parameters and enqueued every step: on CUDA a graph, so that the host's part does
+ * not grow with the list. Since 1.1.
+ * Gradients may lie elsewhere at every step. Item i's gradient lies gradient.data (an offset in bytes, a multiple of 16)
+ * behind the address number gradient_from[i] of those that each step gives; the addresses are multiples of 16.
+ * Engine, workspace, parameters and momenta must outlive the plan, and a plan's steps must follow each other (one stream). */
+typedef struct muond_kernels_muon_plan muond_kernels_muon_plan;
+
+muond_kernels_status muond_kernels_muon_plan_workspace(muond_kernels* engine,
+                                                       const muond_kernels_table* table,
+                                                       const muond_kernels_muon_item* items,
+                                                       size_t count, size_t addresses,
+                                                       uint64_t limit_bytes, uint64_t* bytes);
+muond_kernels_status muond_kernels_muon_plan_create(muond_kernels* engine,
+                                                    const muond_kernels_table* table,
+                                                    const muond_kernels_muon_item* items,
+                                                    const uint32_t* gradient_from, size_t count,
+                                                    size_t addresses, void* workspace,
+                                                    uint64_t bytes, muond_kernels_muon_plan** plan);
+muond_kernels_status muond_kernels_muon_plan_step(muond_kernels_muon_plan* plan, void* cuda_stream,
+                                                  const muond_kernels_muon_options* options,
+                                                  const void* const* gradients, size_t addresses);
+/* Waits for the plan's work. */
+void muond_kernels_muon_plan_destroy(muond_kernels_muon_plan* plan);
 
 #ifdef __cplusplus
 }

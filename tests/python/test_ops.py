@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,123 @@ def test_muon_step_with_bfloat16_parameters_and_a_gradient_scale(device: torch.d
     ops.muon_step(p, g, m, lr=0.02, gradient_scale=0.25)
     torch.testing.assert_close(m, 0.05 * 0.25 * g.float(), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(p.float(), expected, rtol=2**-7, atol=1e-3)
+
+
+def steps_of(
+    device: torch.device, dtype: torch.dtype, run: Callable[..., None], count: int = 3
+) -> list[torch.Tensor]:
+    """Parameters and momenta after `count` steps with gradients that lie elsewhere at every step."""
+    torch.manual_seed(9)
+    shapes = [(96, 160), (160, 96), (1, 300), (300, 1), (129, 520), (3, 48, 80), (64, 64)]
+    parameters = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
+    momenta = [torch.zeros(shape, device=device) for shape in shapes]
+    kept = []
+    for step in range(count):
+        gradients = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
+        kept.append(gradients)  # their addresses are not used again
+        run(parameters, gradients, momenta, step)
+    return parameters + momenta
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_plan_does_what_one_call_does(device: torch.device, dtype: torch.dtype) -> None:
+    def once(p, g, m, step):
+        ops.release()
+        for one in zip(p, g, m, strict=True):
+            ops.muon_step(*one, lr=0.02 / (step + 1), momentum=0.9 + 0.02 * step)
+
+    plans = []
+
+    def planned(p, g, m, step):
+        if not plans:
+            plans.append(ops.MuonPlan(p, g, m))
+        plans[0].step(g, lr=0.02 / (step + 1), momentum=0.9 + 0.02 * step)
+
+    def repeated(p, g, m, step):
+        ops.muon_step(p, g, m, lr=0.02 / (step + 1), momentum=0.9 + 0.02 * step)
+
+    expected = steps_of(device, dtype, once)
+    for run in (planned, repeated):
+        for a, b in zip(steps_of(device, dtype, run), expected, strict=True):
+            assert torch.equal(a, b)
+    assert plans[0].workspace_bytes < 32 << 20
+    ops.release()
+
+
+def test_a_plan_takes_the_gradients_of_its_parameters(device: torch.device) -> None:
+    torch.manual_seed(11)
+    start = torch.randn(48, 80, device=device)
+    parameters = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    expected, momentum = start.clone(), torch.zeros_like(start)
+    gradients = [torch.randn_like(start) for _ in range(2)]
+    plan = ops.MuonPlan(parameters, parameters, [torch.zeros_like(start) for _ in range(2)])
+    with pytest.raises(ValueError, match="no gradient"):
+        plan.step(lr=0.02)
+    for gradient in gradients:
+        for p in parameters:
+            p.grad = gradient.clone()
+        plan.step(lr=0.02)
+        ops.muon_step(expected, gradient, momentum, lr=0.02)
+    assert torch.equal(parameters[0].detach(), expected)
+    assert torch.equal(parameters[1].detach(), expected)
+
+
+def test_a_learning_rate_on_the_device_is_read_when_the_work_runs() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda")
+    expected = steps_of(
+        device, torch.float32, lambda p, g, m, step: ops.muon_step(p, g, m, lr=0.02 * (step + 1))
+    )
+    lr = torch.zeros((), device=device)
+
+    def scheduled(p, g, m, step):
+        lr.fill_(0.02 * (step + 1))
+        ops.muon_step(p, g, m, lr=lr)
+
+    for a, b in zip(steps_of(device, torch.float32, scheduled), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_inside_a_captured_graph_follows_the_schedule() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    torch.manual_seed(10)
+    p, m = torch.randn(96, 160, device="cuda"), torch.zeros(96, 160, device="cuda")
+    g, lr = torch.randn_like(p), torch.full((), 0.02, device="cuda")
+    q, n = p.clone(), m.clone()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        ops.muon_step(q, g, n, lr=lr)
+        q.copy_(p)
+        n.zero_()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=side):
+        ops.muon_step(q, g, n, lr=lr)
+    for value in (0.02, 0.005):
+        lr.fill_(value)
+        graph.replay()
+        torch.cuda.synchronize()
+        ops.muon_step(p, g, m, lr=lr)
+        assert torch.equal(p, q)
+        assert torch.equal(m, n)
+
+
+def test_a_plan_refuses_other_gradients(device: torch.device) -> None:
+    p, m = torch.randn(16, 32, device=device), torch.zeros(16, 32, device=device)
+    plan = ops.MuonPlan([p], [torch.randn_like(p)], [m])
+    before = p.clone()
+    for other in (
+        torch.randn(16, 31, device=device),
+        torch.randn(16, 32, device=device).bfloat16(),
+        torch.randn(32, 16, device=device).T,
+        torch.randn(16 * 32 + 1, device=device)[1:].view(16, 32),
+    ):
+        with pytest.raises(ValueError, match="other shapes"):
+            plan.step([other], lr=0.1)
+    assert torch.equal(p, before)
 
 
 def test_what_does_not_fit_is_refused_and_nothing_changes(device: torch.device) -> None:

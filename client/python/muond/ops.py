@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import operator
 import os
-from collections.abc import Sequence
+import struct
+import weakref
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
 
-__all__ = ["Coefficients", "load_library", "muon_step", "newton_schulz", "workspace_bytes"]
+__all__ = [
+    "Coefficients",
+    "MuonPlan",
+    "load_library",
+    "muon_step",
+    "newton_schulz",
+    "release",
+    "workspace_bytes",
+]
 
 Coefficients = str | Sequence[float] | Sequence[Sequence[float]]
 
-ABI_MAJOR = 1
+ABI_MAJOR, ABI_MINOR = 1, 1
 DEFAULT_WORKSPACE = 2 << 30
 
 _DTYPES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -76,6 +87,8 @@ class _MuonOptions(_Sized):
         ("gradient_scale", ctypes.c_double),
         ("nesterov", ctypes.c_int32),
         ("scale", ctypes.c_int32),
+        ("lr_at", ctypes.c_void_p),
+        ("gradient_scale_at", ctypes.c_void_p),
     ]
 
 
@@ -99,6 +112,12 @@ def load_library() -> ctypes.CDLL:
             "MUOND_KERNELS_LIBRARY at libmuond_kernels.so of a build"
         )
     library = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL | os.RTLD_NOW)
+    major, minor = ctypes.c_int32(), ctypes.c_int32()
+    library.muond_kernels_abi_version(ctypes.byref(major), ctypes.byref(minor))
+    if major.value != ABI_MAJOR or minor.value < ABI_MINOR:
+        raise ImportError(
+            f"{path} has interface {major.value}.{minor.value}, this package wants {ABI_MAJOR}.{ABI_MINOR}"
+        )
     pointer, u64, size = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t
     matrices, items = ctypes.POINTER(_Matrix), ctypes.POINTER(_MuonItem)
     table, muon = ctypes.POINTER(_Table), ctypes.POINTER(_MuonOptions)
@@ -111,17 +130,19 @@ def load_library() -> ctypes.CDLL:
         ],
         "muon_step_workspace": [pointer, table, items, size, u64, needed],
         "muon_step": [pointer, pointer, table, muon, items, size, pointer, u64],
+        "muon_plan_workspace": [pointer, table, items, size, size, u64, needed],
+        "muon_plan_create": [
+            pointer, table, items, ctypes.POINTER(ctypes.c_uint32), size, size, pointer, u64,
+            ctypes.POINTER(pointer),
+        ],
+        "muon_plan_step": [pointer, pointer, muon, pointer, size],
     }  # fmt: skip
     for name, arguments in prototypes.items():
         function = getattr(library, f"muond_kernels_{name}")
         function.restype, function.argtypes = ctypes.c_int32, arguments
+    library.muond_kernels_muon_plan_destroy.restype = None
+    library.muond_kernels_muon_plan_destroy.argtypes = [pointer]
     library.muond_kernels_message.restype = ctypes.c_char_p
-    major, minor = ctypes.c_int32(), ctypes.c_int32()
-    library.muond_kernels_abi_version(ctypes.byref(major), ctypes.byref(minor))
-    if major.value != ABI_MAJOR:
-        raise ImportError(
-            f"{path} has interface {major.value}.{minor.value}, this package wants {ABI_MAJOR}.x"
-        )
     return library
 
 
@@ -312,13 +333,223 @@ def _items(
     return items
 
 
+def _muon_options(
+    lr: float | torch.Tensor,
+    weight_decay: float,
+    momentum: float,
+    nesterov: bool,
+    eps: float,
+    adjust_lr_fn: str | None,
+    gradient_scale: float | torch.Tensor,
+) -> _MuonOptions:
+    """Values on a CUDA device stay there: the work reads them when it runs."""
+    options = _MuonOptions(
+        weight_decay=weight_decay, momentum=momentum, eps=eps, nesterov=int(nesterov), scale=_SCALES[adjust_lr_fn]
+    )  # fmt: skip
+    options.keep_alive = []
+    for name, value in (("lr", lr), ("gradient_scale", gradient_scale)):
+        if isinstance(value, torch.Tensor) and value.is_cuda:
+            single = value.detach().to(torch.float32).reshape(())
+            setattr(options, f"{name}_at", single.data_ptr())
+            options.keep_alive.append(single)
+        else:
+            setattr(options, name, float(value))
+    return options
+
+
+_SHAPE, _DTYPE = operator.attrgetter("shape"), operator.attrgetter("dtype")
+_ADDRESS = torch.Tensor.data_ptr
+_GRAD = operator.attrgetter("grad")
+
+
+def _kinds(tensors: Sequence[torch.Tensor]) -> tuple[list, list, list]:
+    """What tensors must have in common to take each other's place. Three lists: twice as fast as a list of triples."""
+    return (
+        list(map(_SHAPE, tensors)),
+        list(map(_DTYPE, tensors)),
+        list(map(torch.Tensor.get_device, tensors)),
+    )
+
+
+class MuonPlan:
+    """The Muon step of one list of parameters, prepared once and enqueued every step.
+
+    On a GPU a step is a CUDA graph: the host's part takes tens of microseconds however long the list is. The gradients
+    may be other tensors at every step, of the same shapes, strides and dtypes; hyper-parameters are given at every step.
+    Parameters and momentum buffers (contiguous float32) change in place; the plan keeps them alive.
+    ``workspace_bytes`` is the device memory that the plan holds; ``workspace_limit`` bounds it where running the list in
+    rounds can. Steps of one plan must follow each other: one stream, or streams that wait for each other.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.Tensor],
+        gradients: Sequence[torch.Tensor],
+        momentum_buffers: Sequence[torch.Tensor],
+        *,
+        coefficients: Coefficients = "jordan",
+        steps: int | None = None,
+        workspace_limit: int = DEFAULT_WORKSPACE,
+    ) -> None:
+        self._plan = None
+        self._engine_call = _Call(_one_device([*parameters, *gradients, *momentum_buffers]))
+        items = _items(parameters, gradients, momentum_buffers)
+        # What an item's gradient is: a matrix of one of the step's tensors, at an offset.
+        origins = (ctypes.c_uint32 * len(items))()
+        at = 0
+        for index, gradient in enumerate(gradients):
+            for _ in range(gradient.shape[0] if gradient.dim() == 3 else 1):
+                origins[at] = index
+                offset = (items[at].gradient.data or 0) - gradient.data_ptr()
+                items[at].gradient.data = offset or None
+                at += 1
+        self._parameters, self._momenta = list(parameters), list(momentum_buffers)
+        self._kinds = _kinds(gradients)
+        # A parameter's .grad has its shape, dtype and device: torch sees to that.
+        self._like_parameters = self._kinds == _kinds(parameters)
+        self._strides = [g.stride() for g in gradients]
+        self._contiguous = all(g.is_contiguous() for g in gradients)
+        table = _table(coefficients, steps)
+        library, needed = load_library(), ctypes.c_uint64()
+        _check(
+            library.muond_kernels_muon_plan_workspace(
+                self._engine_call.engine, ctypes.byref(table), items, len(items), len(gradients),
+                workspace_limit, ctypes.byref(needed),
+            )
+        )  # fmt: skip
+        self._memory, address = self._engine_call.workspace(needed.value)
+        plan = ctypes.c_void_p()
+        _check(
+            library.muond_kernels_muon_plan_create(
+                self._engine_call.engine, ctypes.byref(table), items, origins, len(items),
+                len(gradients), address, needed, ctypes.byref(plan),
+            )
+        )  # fmt: skip
+        self._plan = plan
+        self._destroy = weakref.finalize(self, library.muond_kernels_muon_plan_destroy, plan)
+        self.workspace_bytes: int = needed.value
+
+    def _addresses(
+        self, gradients: Sequence[torch.Tensor], are_grads: bool = False
+    ) -> list[int] | None:
+        """Where the gradients lie; None when the plan was not made for such. ``are_grads``: of the plan's parameters."""
+        if not (are_grads and self._like_parameters) and _kinds(gradients) != self._kinds:
+            return None
+        if self._contiguous:
+            if not all(map(torch.Tensor.is_contiguous, gradients)):
+                return None
+        elif [g.stride() for g in gradients] != self._strides:
+            return None
+        addresses = list(map(_ADDRESS, gradients))
+        return None if functools.reduce(operator.or_, addresses, 0) & 15 else addresses
+
+    def step(
+        self,
+        gradients: Sequence[torch.Tensor] | None = None,
+        *,
+        lr: float | torch.Tensor,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        eps: float = 1e-7,
+        adjust_lr_fn: str | None = None,
+        gradient_scale: float | torch.Tensor = 1.0,
+    ) -> None:
+        """One step, on torch's current stream. Arguments are ``muon_step``'s.
+
+        Without gradients: the parameters' ``grad``, which is faster, since torch keeps them in their parameters' shapes.
+        ValueError for gradients of other shapes, strides, dtypes or device, or at addresses that are not multiples of 16.
+        """
+        are_grads = gradients is None
+        if are_grads:
+            gradients = list(map(_GRAD, self._parameters))
+            if type(None) in map(type, gradients):
+                raise ValueError("a parameter of the plan has no gradient")
+        addresses = self._addresses(gradients, are_grads)
+        if addresses is None:
+            raise ValueError("gradients of other shapes, strides, dtypes, device or alignment")
+        options = _muon_options(
+            lr, weight_decay, momentum, nesterov, eps, adjust_lr_fn, gradient_scale
+        )
+        self._step(addresses, options)
+
+    def _step(self, addresses: list[int], options: _MuonOptions) -> None:
+        device = self._engine_call.device
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
+        packed = struct.pack(f"{len(addresses)}Q", *addresses)
+        _check(
+            load_library().muond_kernels_muon_plan_step(
+                self._plan, stream, ctypes.byref(options), packed, len(addresses)
+            )
+        )
+
+
+# The plans of muon_step, the latest last. A plan goes when a tensor of it does.
+_plans: dict[Hashable, tuple[MuonPlan, tuple[list[int], list[int]], list[weakref.ref]]] = {}
+_PLANS_KEPT = 4
+
+
+def release() -> None:
+    """Give back the workspaces that ``muon_step`` keeps for the lists it has seen."""
+    _plans.clear()
+
+
+def _frozen(coefficients: Coefficients) -> Hashable:
+    if isinstance(coefficients, str):
+        return coefficients
+    return tuple(tuple(row) if isinstance(row, Sequence) else row for row in coefficients)
+
+
+def _plan_for(
+    p: list[torch.Tensor],
+    g: list[torch.Tensor],
+    m: list[torch.Tensor],
+    coefficients: Coefficients,
+    steps: int | None,
+    workspace_limit: int,
+) -> tuple[MuonPlan, list[int]] | None:
+    """The plan of this list on the current stream, and where the gradients lie; None where a plan cannot be used."""
+    if (
+        not len(p) == len(g) == len(m)
+        or not p[0].is_cuda
+        or torch.cuda.is_current_stream_capturing()
+    ):
+        return None
+    stream = torch.cuda.current_stream(p[0].device).cuda_stream
+    key = (
+        stream, _frozen(coefficients), steps, workspace_limit, tuple(map(id, p)), tuple(map(id, m)),
+    )  # fmt: skip
+    places = (list(map(_ADDRESS, p)), list(map(_ADDRESS, m)))
+    known = _plans.get(key)
+    if known is not None:
+        if known[1] == places:
+            found = known[0]._addresses(g, all(map(operator.is_, g, map(_GRAD, p))))
+            if found is not None:
+                return known[0], found
+        del _plans[key]
+    if any(x.data_ptr() & 15 for x in g):
+        return None
+    if any(x.dim() == 3 and x.stride(0) * x.element_size() % 16 for x in g):
+        return None
+    known = None
+    while len(_plans) >= _PLANS_KEPT:
+        del _plans[next(iter(_plans))]
+    plan = MuonPlan(
+        p, g, m, coefficients=coefficients, steps=steps, workspace_limit=workspace_limit
+    )
+    plan._parameters = plan._momenta = None  # the caller's to free: `watch` sees it
+    watch = [weakref.ref(tensor, lambda _: _plans.pop(key, None)) for tensor in p + m]
+    _plans[key] = (plan, places, watch)
+    return plan, list(map(_ADDRESS, g))
+
+
 @torch.no_grad()
 def muon_step(
     parameters: torch.Tensor | Sequence[torch.Tensor],
     gradients: torch.Tensor | Sequence[torch.Tensor],
     momentum_buffers: torch.Tensor | Sequence[torch.Tensor],
     *,
-    lr: float,
+    lr: float | torch.Tensor,
     weight_decay: float = 0.1,
     momentum: float = 0.95,
     nesterov: bool = True,
@@ -326,15 +557,18 @@ def muon_step(
     steps: int | None = None,
     eps: float = 1e-7,
     adjust_lr_fn: str | None = None,
-    gradient_scale: float = 1.0,
+    gradient_scale: float | torch.Tensor = 1.0,
     workspace_limit: int = DEFAULT_WORKSPACE,
 ) -> None:
     """One Muon step of a list: gradients in; parameters and momentum buffers (float32) change in place.
 
     Defaults and formulas are torch.optim.Muon's: the momentum is an exponential average, decay is decoupled, and the
     update is scaled by ``adjust_lr_fn`` ("original", "match_rms_adamw", "spectral_unclamped", "sqrt_max", "none").
-    gradient_scale multiplies the gradients first: a clip factor, or one over a loss scale.
+    gradient_scale multiplies the gradients first: a clip factor, or one over a loss scale. lr and gradient_scale may be
+    CUDA tensors of one element: they are read when the work runs, also inside a captured graph.
     Tensors are [m, n] or stacks [b, m, n]; everything is checked before anything is changed.
+    On a GPU the first call for a list prepares a ``MuonPlan`` and later calls enqueue it; at most four are kept, each
+    with its workspace, as long as its tensors live (``release`` drops them).
     """
     if adjust_lr_fn not in _SCALES:
         raise ValueError(
@@ -343,13 +577,14 @@ def muon_step(
     p, g, m = _to_list(parameters), _to_list(gradients), _to_list(momentum_buffers)
     if not p:
         return
+    options = _muon_options(lr, weight_decay, momentum, nesterov, eps, adjust_lr_fn, gradient_scale)
+    plan = _plan_for(p, g, m, coefficients, steps, workspace_limit)
+    if plan is not None:
+        plan[0]._step(plan[1], options)
+        return
     call = _Call(_one_device(p + g + m))
     items = _items(p, g, m)
     table = _table(coefficients, steps)
-    options = _MuonOptions(
-        lr=float(lr), weight_decay=weight_decay, momentum=momentum, eps=eps, gradient_scale=gradient_scale,
-        nesterov=int(nesterov), scale=_SCALES[adjust_lr_fn],
-    )  # fmt: skip
     library, needed = load_library(), ctypes.c_uint64()
     _check(
         library.muond_kernels_muon_step_workspace(
