@@ -19,14 +19,8 @@ from pathlib import Path
 import torch
 
 __all__ = [
-    "Coefficients",
-    "MuonPlan",
-    "load_library",
-    "muon_step",
-    "newton_schulz",
-    "release",
-    "workspace_bytes",
-]
+    "Coefficients", "MuonPlan", "load_library", "muon_step", "newton_schulz", "release", "workspace_bytes",
+]  # fmt: skip
 
 Coefficients = str | Sequence[float] | Sequence[Sequence[float]]
 
@@ -35,14 +29,8 @@ DEFAULT_WORKSPACE = 2 << 30
 
 _DTYPES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 _SCALES = {
-    None: 1,
-    "original": 1,
-    "match_rms_adamw": 2,
-    "spectral_unclamped": 3,
-    "sqrt_ratio": 3,
-    "sqrt_max": 4,
-    "none": 5,
-}
+    None: 1, "original": 1, "match_rms_adamw": 2, "spectral_unclamped": 3, "sqrt_ratio": 3, "sqrt_max": 4, "none": 5,
+}  # fmt: skip
 _ERRORS = {3: ValueError, 5: ValueError, 8: torch.cuda.OutOfMemoryError}
 
 
@@ -275,28 +263,17 @@ def newton_schulz(
     library, needed = load_library(), ctypes.c_uint64()
     _check(
         library.muond_kernels_newton_schulz_workspace(
-            call.engine,
-            ctypes.byref(table),
-            sources,
-            len(sources),
-            workspace_limit,
+            call.engine, ctypes.byref(table), sources, len(sources), workspace_limit,
             ctypes.byref(needed),
         )
-    )
+    )  # fmt: skip
     memory, address = call.workspace(needed.value)
     _check(
         library.muond_kernels_newton_schulz(
-            call.engine,
-            call.stream,
-            ctypes.byref(table),
-            eps,
-            sources,
-            targets,
-            len(sources),
-            address,
-            needed,
+            call.engine, call.stream, ctypes.byref(table), eps, sources, targets, len(sources),
+            address, needed,
         )
-    )
+    )  # fmt: skip
     del memory
     return results[0] if isinstance(tensors, torch.Tensor) else results
 
@@ -364,11 +341,8 @@ _GRAD = operator.attrgetter("grad")
 
 def _kinds(tensors: Sequence[torch.Tensor]) -> tuple[list, list, list]:
     """What tensors must have in common to take each other's place. Three lists: twice as fast as a list of triples."""
-    return (
-        list(map(_SHAPE, tensors)),
-        list(map(_DTYPE, tensors)),
-        list(map(torch.Tensor.get_device, tensors)),
-    )
+    devices = list(map(torch.Tensor.get_device, tensors))
+    return list(map(_SHAPE, tensors)), list(map(_DTYPE, tensors)), devices
 
 
 class MuonPlan:
@@ -527,9 +501,8 @@ def _plan_for(
             if found is not None:
                 return known[0], found
         del _plans[key]
-    if any(x.data_ptr() & 15 for x in g):
-        return None
-    if any(x.dim() == 3 and x.stride(0) * x.element_size() % 16 for x in g):
+    apart = (x.stride(0) * x.element_size() if x.dim() == 3 else 0 for x in g)
+    if any((x.data_ptr() | distance) & 15 for x, distance in zip(g, apart, strict=True)):
         return None
     known = None
     while len(_plans) >= _PLANS_KEPT:
@@ -588,27 +561,17 @@ def muon_step(
     library, needed = load_library(), ctypes.c_uint64()
     _check(
         library.muond_kernels_muon_step_workspace(
-            call.engine,
-            ctypes.byref(table),
-            items,
-            len(items),
-            workspace_limit,
+            call.engine, ctypes.byref(table), items, len(items), workspace_limit,
             ctypes.byref(needed),
         )
-    )
+    )  # fmt: skip
     memory, address = call.workspace(needed.value)
     _check(
         library.muond_kernels_muon_step(
-            call.engine,
-            call.stream,
-            ctypes.byref(table),
-            ctypes.byref(options),
-            items,
-            len(items),
-            address,
-            needed,
+            call.engine, call.stream, ctypes.byref(table), ctypes.byref(options), items,
+            len(items), address, needed,
         )
-    )
+    )  # fmt: skip
     del memory
 
 
@@ -627,12 +590,8 @@ def workspace_bytes(
     needed, table = ctypes.c_uint64(), _table(coefficients, steps)
     _check(
         load_library().muond_kernels_newton_schulz_workspace(
-            call.engine,
-            ctypes.byref(table),
-            sources,
-            len(sources),
-            workspace_limit,
+            call.engine, ctypes.byref(table), sources, len(sources), workspace_limit,
             ctypes.byref(needed),
         )
-    )
+    )  # fmt: skip
     return needed.value
