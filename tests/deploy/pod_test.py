@@ -89,6 +89,13 @@ class PodTest(unittest.TestCase):
         os.kill(int(children[0]), signal.SIGTERM)
         self.assertEqual(process.wait(timeout=seconds), 0, self.node.log("muond"))
 
+    def assert_ends(self, name: str, process: subprocess.Popen, seconds: float) -> None:
+        try:
+            code: int | str = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            code = f"running after {seconds} s"
+        self.assertEqual(code, 0, f"{name}:\n{self.node.log(name)}\nmuond:\n{self.node.log('muond')}")
+
     def losses(self, name: str) -> list[float]:
         return [float(loss) for loss in re.findall(r"^step \d+ loss ([0-9.]+)", self.node.log(name), re.MULTILINE)]
 
@@ -105,7 +112,7 @@ class PodTest(unittest.TestCase):
         job = pod.start(
             self.node, "trainer", trainer, {"/run/muond": sockets}, pod.words_of(trainer, TRAIN, PROGRAMS),
             user=self.user, network=False, environment=environment_of(trainer, STEPS="20"))
-        self.assertEqual(job.wait(timeout=200), 0, self.node.log("trainer") + self.node.log("muond"))
+        self.assert_ends("trainer", job, 250)
         losses = self.losses("trainer")
         self.assertEqual(len(losses), 4)  # two of each rank
         self.assertLess(max(losses[2:]), min(losses[:2]))
@@ -134,7 +141,7 @@ class PodTest(unittest.TestCase):
                 self.node, name, trainer, {"/run/muond": sockets}, pod.words_of(trainer, TRAIN, PROGRAMS),
                 user=self.user, network=True, environment=environment_of(trainer, STEPS="20"))
         for name, job in running.items():
-            self.assertEqual(job.wait(timeout=120), 0, self.node.log(name) + self.node.log("muond"))
+            self.assert_ends(name, job, 250)
             losses = self.losses(name)
             self.assertLess(losses[1], losses[0])
         # helm test's second container, while the daemon runs; then the drain that an operator calls.
@@ -144,7 +151,7 @@ class PodTest(unittest.TestCase):
             asked = pod.start(
                 self.node, f"ask-{number}", answers, {"/run/muond": sockets}, pod.words_of({"command": words}, {}, PROGRAMS),
                 user=self.user, network=True, environment={})
-            self.assertEqual(asked.wait(timeout=30), 0, self.node.log(f"ask-{number}"))
+            self.assert_ends(f"ask-{number}", asked, 60)
         self.assertFalse(pod.probe(container, "readinessProbe"))
         self.assertTrue(pod.probe(container, "livenessProbe"))
         self.end_daemon(process, pod_of(manifests)["spec"]["terminationGracePeriodSeconds"])
