@@ -156,7 +156,7 @@ class IpcCarrier : public Carrier {
   // ever.
   void TurnAway() {
     reserve_.Reset();
-    UniqueFd(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    { const UniqueFd turned_away(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC)); }
     reserve_.Reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   }
 
