@@ -62,7 +62,7 @@ def read(argument: str) -> tuple[str, list[Shape]]:
     with open(path) as file:
         for row in csv.DictReader(line for line in file if line.strip() and line[0] != "#"):
             if names is None or row["name"].strip() in names:
-                count = max(1, int(row["count"]) // divide)
+                count = max(1, int(row.get("count") or 1) // divide)
                 shapes += [(int(row["rows"]), int(row["cols"]))] * count
     return Path(path).stem + (f" /{divide}" if divide > 1 else ""), shapes
 
@@ -253,7 +253,15 @@ def main() -> None:
     )
     results = []
     for argument in options.lists:
-        r = run_list(ops, argument, dtype, options, flops, rate)
+        try:
+            r = run_list(ops, argument, dtype, options, flops, rate)
+        except torch.OutOfMemoryError as error:
+            print(
+                f"{argument}: does not fit this device ({str(error).splitlines()[0]}); LIST.csv:DIVIDE takes a part of it"
+            )
+            ops.release()
+            torch.cuda.empty_cache()
+            continue
         torch.cuda.empty_cache()
         results.append(r)
         muon, adamw = r.get("torch_muon_ms", float("nan")), r.get("torch_adamw_ms", float("nan"))
