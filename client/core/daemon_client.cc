@@ -179,6 +179,11 @@ StepResult DaemonClient::Over(bool applied) {
   if (!applied) {
     result.reason = static_cast<VoidReason>(void_frame_.value);
     result.text = VoidText(manifest_, result.step, result.reason, void_frame_.bucket);
+    // A loss scaler's own Inf is no surprise to it, and may come at every step for a while.
+    if (result.reason != VoidReason::kFoundInf) {
+      const std::string why = AskWhyVoid(result.step);
+      if (!why.empty()) result.text += "; the daemon says: " + why;
+    }
     const bool names_tensor = result.reason == VoidReason::kNonFinite ||
                               result.reason == VoidReason::kReplicasDiffer ||
                               result.reason == VoidReason::kNotWhole;

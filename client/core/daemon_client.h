@@ -4,8 +4,8 @@
 // `step_over` of this rank says its number, whatever came or did not come over the line. Everything
 // said about an open step is kept here and said again to every new stepper, and after kRepeatAfter
 // without an answer.
-// Threads: one at a time.   gRPC lives only within Attach, FetchState, PushState and Detach:
-// nothing of it is there when a step runs or a process forks.
+// Threads: one at a time.   gRPC lives only within Attach, FetchState, PushState, Detach and the end
+// of a VOID step: nothing of it is there when a step runs or a process forks.
 #pragma once
 
 #include <functional>
@@ -63,6 +63,8 @@ class DaemonClient : public Client {
   StepResult Over(bool applied);
   // Asks the daemon over gRPC, and asks again while its stepper restarts: `question` may be put twice.
   absl::Status Ask(const std::function<absl::Status(DaemonStub&)>& question);
+  // The daemon's own words on the step that it refused: names and numbers. Empty when it does not tell in time.
+  std::string AskWhyVoid(uint64_t step) const;
   absl::Status CheckState(int32_t tensor, StateField field, uint64_t size_bytes);
 
   const AttachOptions options_;

@@ -12,6 +12,7 @@ namespace {
 
 // Between two tries to reach a stepper that restarts; the keeper is listened to meanwhile.
 constexpr absl::Duration kAskAgainAfter = absl::Milliseconds(20);
+constexpr absl::Duration kWhyWithin = absl::Seconds(2);
 
 }  // namespace
 
@@ -25,6 +26,17 @@ absl::Status DaemonClient::Ask(const std::function<absl::Status(DaemonStub&)>& q
     if (!absl::IsUnavailable(answer) || absl::Now() >= end) return answer;
     if (absl::Status heard = Listen(kAskAgainAfter); !heard.ok()) return heard;
   }
+}
+
+std::string DaemonClient::AskWhyVoid(uint64_t step) const {
+  const auto stub = DaemonStub::Create(options_.endpoint);
+  if (!stub.ok()) return "";
+  const absl::StatusOr<DaemonStatus> status = (*stub)->GetStatus(kWhyWithin);
+  if (!status.ok()) return "";
+  for (const JobStatus& job : status->jobs) {
+    if (job.job == info_.job && job.void_step == step) return job.void_text;
+  }
+  return "";
 }
 
 absl::Status DaemonClient::CheckState(int32_t tensor, StateField field, uint64_t size_bytes) {

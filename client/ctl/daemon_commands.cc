@@ -52,6 +52,8 @@ Json JobJson(const JobStatus& job) {
                               {"seconds_median", phase.seconds_median},
                               {"seconds_last", phase.seconds_last}});
   }
+  json["void_step"] = job.void_step;
+  json["void_text"] = job.void_text;
   json["state_bytes"] = job.state_bytes;
   json["slab_bytes"] = job.slab_bytes;
   return json;
@@ -74,7 +76,11 @@ std::string JobsTable(const DaemonStatus& status) {
                StrFormat("%d", job.items), StrFormat("%d", job.parameters),
                BytesText(job.state_bytes), BytesText(job.slab_bytes)});
   }
-  return table.ToText();
+  std::string text = table.ToText();
+  for (const JobStatus& job : status.jobs) {
+    if (job.void_step > 0) text += StrFormat("%s, last refused: %s\n", job.name, job.void_text);
+  }
+  return text;
 }
 
 }  // namespace
@@ -102,6 +108,7 @@ std::string StatusJson(const DaemonStatus& status) {
   json["metrics_endpoint"] = status.metrics_endpoint;
   json["uptime_seconds"] = static_cast<double>(status.uptime_ms) / 1e3;
   json["coordinator"] = status.coordinator;
+  json["coordinator_silence_seconds"] = static_cast<double>(status.coordinator_silence_ms) / 1e3;
   json["daemon"] = status.daemon;
   return Dump(json);
 }
@@ -109,12 +116,12 @@ std::string StatusJson(const DaemonStatus& status) {
 std::string StatusText(const DaemonStatus& status) {
   std::string text = StrFormat(
       "muond %s (protocol %s) at %s, up %.0f s%s\nkeeper %d, stepper %d (started %d times), "
-      "metrics %s, coordinator %s\n\n",
+      "metrics %s, coordinator %s (heard %.1f s ago)\n\n",
       status.version.build, Protocol(status.version), status.endpoint,
       static_cast<double>(status.uptime_ms) / 1e3, status.draining ? ", draining" : "",
       status.keeper_pid, status.stepper_pid, status.stepper_starts,
-      status.metrics_endpoint.empty() ? "off" : status.metrics_endpoint,
-      status.coordinator.empty() ? "inside" : status.coordinator);
+      status.metrics_endpoint.empty() ? "off" : status.metrics_endpoint, status.coordinator,
+      static_cast<double>(status.coordinator_silence_ms) / 1e3);
   TextTable devices(
       {"device", "name", "architecture", "free", "of", "owned", "items", "ms a step", "busy"});
   for (const DeviceStatus& device : status.devices) {
@@ -236,7 +243,9 @@ std::string ClusterJson(const ClusterStatus& cluster) {
                             {"incarnation", job.incarnation},
                             {"epoch", job.epoch},
                             {"world_size", job.world_size},
-                            {"items", job.items}});
+                            {"items", job.items},
+                            {"daemon", job.daemon},
+                            {"orphaned", job.orphaned}});
   }
   return Dump(json);
 }
@@ -252,10 +261,11 @@ std::string ClusterText(const ClusterStatus& cluster) {
                  daemon.draining ? "draining" : "serving"});
   }
   text += cluster.daemons.empty() ? "no daemons\n" : daemons.ToText();
-  TextTable jobs({"job", "id", "ranks", "items", "incarnation", "epoch"});
+  TextTable jobs({"job", "id", "ranks", "items", "incarnation", "epoch", "daemon", "state"});
   for (const JobEntry& job : cluster.jobs) {
     jobs.Add({job.name, Hex(job.job), StrFormat("%d", job.world_size), StrFormat("%d", job.items),
-              StrFormat("%d", job.incarnation), StrFormat("%d", job.epoch)});
+              StrFormat("%d", job.incarnation), StrFormat("%d", job.epoch), job.daemon,
+              job.orphaned ? "orphaned" : "running"});
   }
   return text + "\n" + (cluster.jobs.empty() ? "no jobs\n" : jobs.ToText());
 }

@@ -24,6 +24,13 @@ int Fail(const absl::Status& status) {
                                                                          : kCtlFailed;
 }
 
+// What cannot be right whoever answers: a word of the command line, an endpoint that is none.
+int Misused(const absl::Status& status) {
+  std::fprintf(stderr, "muonctl: %s\n`muonctl --help` tells what is possible\n",
+               std::string(status.message()).c_str());
+  return kCtlUsage;
+}
+
 int Print(const std::string& text) {
   return std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0 ? kCtlFailed : kCtlOk;
 }
@@ -74,7 +81,7 @@ int Snapshot(const CommandLine& line, DaemonStub& stub) {
 
 int PrintCluster(const CommandLine& line, const std::string& endpoint, const StubOptions& options) {
   const auto stub = CoordinatorStub::Create(endpoint, options);
-  if (!stub.ok()) return Fail(stub.status());
+  if (!stub.ok()) return Misused(stub.status());
   const absl::StatusOr<ClusterStatus> cluster = (*stub)->GetCluster();
   if (!cluster.ok()) return Fail(cluster.status());
   return Print(line.json ? ClusterJson(*cluster) : ClusterText(*cluster));
@@ -99,11 +106,7 @@ int AskDaemon(const CommandLine& line, DaemonStub& stub) {
 
 int Main(const std::vector<std::string>& arguments) {
   const absl::StatusOr<CommandLine> line = ParseCommandLine(arguments);
-  if (!line.ok()) {
-    std::fprintf(stderr, "muonctl: %s\n`muonctl --help` tells what is possible\n",
-                 std::string(line.status().message()).c_str());
-    return kCtlUsage;
-  }
+  if (!line.ok()) return Misused(line.status());
   if (line->command == Command::kHelp) return Print(HelpText(line->help_for));
   if (line->command == Command::kVersion) {
     return Print(
@@ -116,7 +119,7 @@ int Main(const std::vector<std::string>& arguments) {
   options.timeout = absl::Seconds(line->timeout_seconds);
   if (line->command == Command::kCluster) return PrintCluster(*line, endpoint, options);
   const auto stub = DaemonStub::Create(endpoint, options);
-  if (!stub.ok()) return Fail(stub.status());
+  if (!stub.ok()) return Misused(stub.status());
   return AskDaemon(*line, **stub);
 }
 

@@ -1,42 +1,23 @@
 #include "proto/stubs/coordinator_stub.h"
 
-#include <grpcpp/channel.h>
-#include <grpcpp/client_context.h>
-
 #include <utility>
 
 #include "muond/v1/coordinator.grpc.pb.h"
-#include "proto/stubs/channel.h"
+#include "proto/stubs/caller.h"
 #include "proto/types/convert.h"
 
 namespace muond {
 
-struct CoordinatorStub::Impl {
-  Peer peer;
-  std::unique_ptr<v1::Coordinator::Stub> stub;
-
-  template <typename Request, typename Response, typename Method>
-  absl::Status Call(Method method, const Request& request, Response* response,
-                    absl::Duration timeout) {
-    grpc::ClientContext context;
-    peer.Prepare(context, timeout);
-    return peer.Explain(((*stub).*method)(&context, request, response), timeout);
-  }
-  absl::Status CheckPeer(const ProtocolVersion& theirs) const {
-    return CheckVersion(theirs, peer.noun + " at " + peer.endpoint, peer.options.version);
-  }
-};
+struct CoordinatorStub::Impl : Caller<v1::Coordinator> {};
 
 CoordinatorStub::CoordinatorStub(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 CoordinatorStub::~CoordinatorStub() = default;
 
 absl::StatusOr<std::unique_ptr<CoordinatorStub>> CoordinatorStub::Create(
     std::string_view endpoint, const StubOptions& options) {
-  absl::StatusOr<Peer> peer = Connect(endpoint, "the coordinator", options);
-  if (!peer.ok()) return peer.status();
   auto impl = std::make_unique<Impl>();
-  impl->peer = *std::move(peer);
-  impl->stub = v1::Coordinator::NewStub(impl->peer.channel);
+  if (absl::Status status = impl->Open(endpoint, "the coordinator", options); !status.ok())
+    return status;
   return std::unique_ptr<CoordinatorStub>(new CoordinatorStub(std::move(impl)));
 }
 

@@ -1,43 +1,23 @@
 #include "proto/stubs/daemon_stub.h"
 
-#include <grpcpp/channel.h>
-#include <grpcpp/client_context.h>
-
 #include <utility>
 
 #include "muond/v1/daemon.grpc.pb.h"
-#include "proto/stubs/channel.h"
+#include "proto/stubs/caller.h"
 #include "proto/types/convert.h"
 
 namespace muond {
 
-struct DaemonStub::Impl {
-  Peer peer;
-  std::unique_ptr<v1::Daemon::Stub> stub;
-
-  // One unary call: `method` of the generated stub.
-  template <typename Request, typename Response, typename Method>
-  absl::Status Call(Method method, const Request& request, Response* response,
-                    absl::Duration timeout) {
-    grpc::ClientContext context;
-    peer.Prepare(context, timeout);
-    return peer.Explain(((*stub).*method)(&context, request, response), timeout);
-  }
-  absl::Status CheckPeer(const ProtocolVersion& theirs) const {
-    return CheckVersion(theirs, peer.noun + " at " + peer.endpoint, peer.options.version);
-  }
-};
+struct DaemonStub::Impl : Caller<v1::Daemon> {};
 
 DaemonStub::DaemonStub(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 DaemonStub::~DaemonStub() = default;
 
 absl::StatusOr<std::unique_ptr<DaemonStub>> DaemonStub::Create(std::string_view endpoint,
                                                                const StubOptions& options) {
-  absl::StatusOr<Peer> peer = Connect(endpoint, "the daemon", options);
-  if (!peer.ok()) return peer.status();
   auto impl = std::make_unique<Impl>();
-  impl->peer = *std::move(peer);
-  impl->stub = v1::Daemon::NewStub(impl->peer.channel);
+  if (absl::Status status = impl->Open(endpoint, "the daemon", options); !status.ok())
+    return status;
   return std::unique_ptr<DaemonStub>(new DaemonStub(std::move(impl)));
 }
 

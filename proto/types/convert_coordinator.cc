@@ -71,6 +71,9 @@ void ToProto(const RegisterCall& value, v1::RegisterDaemonRequest* message) {
   message->set_endpoint(value.endpoint);
   for (const DeviceSpec& device : value.devices) ToProto(device, message->add_devices());
   message->set_daemon(value.daemon);
+  if (!value.held) return;
+  v1::JobsHeld* const held = message->mutable_held();
+  for (uint64_t job : *value.held) held->add_job_ids(job);
 }
 
 absl::StatusOr<RegisterCall> FromProto(const v1::RegisterDaemonRequest& message) {
@@ -81,11 +84,14 @@ absl::StatusOr<RegisterCall> FromProto(const v1::RegisterDaemonRequest& message)
                    static_cast<int64_t>(message.endpoint().size()), kTextBytesMax),
         CheckCount("register: bytes of the daemon's id",
                    static_cast<int64_t>(message.daemon().size()), kTextBytesMax),
+        CheckCount("register: jobs held", message.held().job_ids_size(), kJobsMax),
         DevicesFrom(message.devices(), &value.devices)}) {
     if (!status.ok()) return status;
   }
   value.endpoint = message.endpoint();
   value.daemon = message.daemon();
+  if (message.has_held())
+    value.held.emplace(message.held().job_ids().begin(), message.held().job_ids().end());
   return value;
 }
 
@@ -156,6 +162,8 @@ void ToProto(const ClusterStatus& value, v1::GetClusterResponse* message) {
     out->set_epoch(job.epoch);
     out->set_world_size(job.world_size);
     out->set_items(job.items);
+    out->set_daemon(job.daemon);
+    out->set_orphaned(job.orphaned);
   }
 }
 
@@ -172,8 +180,8 @@ absl::StatusOr<ClusterStatus> FromProto(const v1::GetClusterResponse& message) {
     value.daemons.push_back(*std::move(daemon));
   }
   for (const v1::JobEntry& job : message.jobs()) {
-    value.jobs.push_back(
-        {job.job_id(), job.name(), job.incarnation(), job.epoch(), job.world_size(), job.items()});
+    value.jobs.push_back({job.job_id(), job.name(), job.incarnation(), job.epoch(),
+                          job.world_size(), job.items(), job.daemon(), job.orphaned()});
   }
   return value;
 }

@@ -45,6 +45,8 @@ void ToProto(const JobStatus& value, v1::JobStatus* message) {
   message->set_state_bytes(value.state_bytes);
   message->set_slab_bytes(value.slab_bytes);
   message->set_state(value.state);
+  message->set_void_step(value.void_step);
+  message->set_void_text(value.void_text);
 }
 
 JobStatus FromProto(const v1::JobStatus& message) {
@@ -65,6 +67,8 @@ JobStatus FromProto(const v1::JobStatus& message) {
   value.state_bytes = message.state_bytes();
   value.slab_bytes = message.slab_bytes();
   value.state = message.state();
+  value.void_step = message.void_step();
+  value.void_text = message.void_text();
   return value;
 }
 
@@ -242,6 +246,7 @@ void ToProto(const DaemonStatus& value, v1::GetStatusResponse* message) {
   message->set_metrics_endpoint(value.metrics_endpoint);
   message->set_uptime_ms(value.uptime_ms);
   message->set_coordinator(value.coordinator);
+  message->set_coordinator_silence_ms(value.coordinator_silence_ms);
 }
 
 absl::StatusOr<DaemonStatus> FromProto(const v1::GetStatusResponse& message) {
@@ -268,6 +273,7 @@ absl::StatusOr<DaemonStatus> FromProto(const v1::GetStatusResponse& message) {
   value.metrics_endpoint = message.metrics_endpoint();
   value.uptime_ms = message.uptime_ms();
   value.coordinator = message.coordinator();
+  value.coordinator_silence_ms = message.coordinator_silence_ms();
   return value;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@ struct RegisterCall {
   std::string endpoint;
   std::vector<DeviceSpec> devices;
   std::string daemon;  // empty at first; a restarted stepper names its old id
+  // The jobs whose state the daemon holds: the coordinator ends its others. Empty optional: not said.
+  std::optional<std::vector<uint64_t>> held;
 };
 struct RegisterReply {
   ProtocolVersion version;
@@ -60,6 +63,8 @@ struct JobEntry {
   uint64_t epoch = 0;
   int32_t world_size = 0;
   int64_t items = 0;
+  std::string daemon;
+  bool orphaned = false;  // its daemon has lost its lease
 };
 struct ClusterStatus {
   ProtocolVersion version;

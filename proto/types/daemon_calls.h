@@ -101,7 +101,9 @@ struct JobStatus {
   std::vector<RankStatus> ranks;
   std::vector<PhaseStatus> phases;
   uint64_t state_bytes = 0, slab_bytes = 0;
-  std::string state;  // "joining", "running", "orphaned"
+  std::string state;       // "joining", "running", "orphaned"
+  uint64_t void_step = 0;  // newest step that was refused; 0: none
+  std::string void_text;   // why
 };
 struct DeviceStatus {
   DeviceSpec device;
@@ -120,6 +122,7 @@ struct DaemonStatus {
   std::string metrics_endpoint;
   uint64_t uptime_ms = 0;
   std::string coordinator;
+  uint64_t coordinator_silence_ms = 0;  // since it last answered
 };
 
 }  // namespace muond

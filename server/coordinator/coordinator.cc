@@ -99,9 +99,17 @@ absl::StatusOr<RegisterReply> Coordinator::Register(const RegisterCall& call, ab
           StrFormat("%d daemons are registered, the limit", kDaemonsMax));
     }
     DaemonEntry entry{daemon, call.endpoint, call.version.build, call.devices, 0, false};
-    const Change put{Change::Kind::kPut, "daemon/" + daemon, Serialize(entry)};
-    if (absl::Status status = store_->Commit({&put, 1}); !status.ok()) return status;
+    std::vector<Change> changes = {{Change::Kind::kPut, "daemon/" + daemon, Serialize(entry)}};
+    // What it does not hold any more has ended, whoever did not live to say so.
+    const std::vector<uint64_t> ended = NotHeld(daemon, call);
+    for (uint64_t job : ended) changes.push_back({Change::Kind::kErasePrefix, JobPrefix(job), ""});
+    if (absl::Status status = store_->Commit(changes); !status.ok()) return status;
     other = members_.Enter(daemon, call, now);
+    for (uint64_t job : ended) {
+      Log(Severity::kInfo, "coordinator.job_ended",
+          {{"job", jobs_.at(job).manifest.job}, {"reason", "its daemon holds it no more"}});
+      jobs_.erase(job);
+    }
     for (auto& [job, record] : jobs_) {
       if (record.daemon == daemon) record.orphaned = absl::InfiniteFuture();
     }
@@ -115,6 +123,18 @@ absl::StatusOr<RegisterReply> Coordinator::Register(const RegisterCall& call, ab
   }
   return RegisterReply{ProtocolVersion(), std::move(daemon),
                        static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease))};
+}
+
+std::vector<uint64_t> Coordinator::NotHeld(const std::string& daemon, const RegisterCall& call) {
+  std::vector<uint64_t> jobs;
+  if (!call.held) return jobs;
+  for (const auto& [job, record] : jobs_) {
+    if (record.daemon == daemon &&
+        std::find(call.held->begin(), call.held->end(), job) == call.held->end()) {
+      jobs.push_back(job);
+    }
+  }
+  return jobs;
 }
 
 absl::StatusOr<HeartbeatReply> Coordinator::Heartbeat(const HeartbeatCall& call, absl::Time now) {
@@ -233,7 +253,11 @@ absl::Status Coordinator::Replan(const std::string& daemon) {
     devices = entry->devices;
     epoch = epoch_;
     for (const auto& [job, record] : jobs_) {
-      if (record.daemon == daemon) records.push_back(record);
+      // One that was away and comes back as it was goes on under the plans it has.
+      if (record.daemon == daemon &&
+          !SameDevices(record.plans.rbegin()->second->devices, devices)) {
+        records.push_back(record);
+      }
     }
   }
   for (JobRecord& record : records) {

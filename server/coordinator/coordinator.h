@@ -40,7 +40,8 @@ class Coordinator {
                                                              CoordinatorOptions options,
                                                              absl::Time now);
 
-  // A daemon that names its old id keeps it; when its devices are others than before, its jobs get new plans.
+  // A daemon that names its old id keeps it; when its devices are others than before, its jobs get new plans. Jobs of it that
+  // it says it does not hold have ended.
   absl::StatusOr<RegisterReply> Register(const RegisterCall& call, absl::Time now);
   absl::StatusOr<HeartbeatReply> Heartbeat(const HeartbeatCall& call, absl::Time now);
   // Plans over the devices of the asking daemon. ALREADY_EXISTS names the running job; NOT_FOUND: no such daemon;
@@ -58,6 +59,8 @@ class Coordinator {
 
   absl::Status Load(absl::Time now);
   std::string MintDaemon();
+  std::vector<uint64_t> NotHeld(const std::string& daemon, const RegisterCall& call)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t MintJob() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Checks `call` against the catalogue; the record that it continues or replaces.
   absl::StatusOr<JobRecord> Admit(const CreateJobCall& call, absl::Time now,

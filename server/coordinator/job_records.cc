@@ -58,8 +58,14 @@ std::string JobPrefix(uint64_t job) { return StrFormat("job/%016x/", job); }
 
 JobEntry EntryOf(const JobRecord& record) {
   const Plan& plan = *record.plans.rbegin()->second;
-  return {record.job, record.manifest.job,        record.incarnation,
-          plan.epoch, record.manifest.world_size, static_cast<int64_t>(plan.items.size())};
+  return {record.job,
+          record.manifest.job,
+          record.incarnation,
+          plan.epoch,
+          record.manifest.world_size,
+          static_cast<int64_t>(plan.items.size()),
+          record.daemon,
+          record.orphaned != absl::InfiniteFuture()};
 }
 
 void AddPlanPuts(const JobRecord& record, std::vector<Change>* changes) {

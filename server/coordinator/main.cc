@@ -8,12 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -24,7 +21,9 @@
 #include "proto/types/limits.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/coordinator_service.h"
+#include "server/coordinator/settings.h"
 #include "server/observe/log.h"
+#include "server/observe/option_rows.h"
 
 namespace muond {
 namespace {
@@ -33,119 +32,6 @@ namespace {
 constexpr int kExitOk = 0;
 constexpr int kExitCannotStart = 1;
 constexpr int kExitUsage = 2;
-
-struct Settings {
-  std::string listen = "unix:/tmp/muond-coordinator-" + std::to_string(geteuid()) + ".sock";
-  std::string store;  // empty: in memory
-  int64_t lease_ms = 10'000;
-  std::string log_level = "info", log_format = "text";
-  bool help = false, version = false, check = false;
-};
-
-constexpr const char* kHelp =
-    "muond-coordinator: which daemons are there, which jobs run, and who owns what.\n\n"
-    "usage: muond-coordinator [OPTIONS]\n\n"
-    "  --listen ENDPOINT     unix:/path, or host:port on loopback "
-    "(unix:/tmp/muond-coordinator-UID.sock)\n"
-    "  --store FILE          SQLite file that outlives this process (none: in memory)\n"
-    "  --lease-ms N          a daemon silent for longer is gone (10000)\n"
-    "  --log-level LEVEL     debug, info, warning, error (info)\n"
-    "  --log-format FORMAT   text, json (text)\n"
-    "  --check-config        checks the options and the store's folder, and ends\n"
-    "  --version, --help\n\n"
-    "Every option but the last three may come from the environment: MUOND_COORDINATOR_LISTEN, "
-    ".._STORE, .._LEASE_MS,\n"
-    ".._LOG_LEVEL, .._LOG_FORMAT; flags win. SIGTERM and SIGINT end it in order. Exit status: 0 "
-    "ended in order,\n"
-    "1 could not start, 2 wrong options.\n";
-
-absl::Status Set(const std::string& name, const std::string& value, Settings* settings) {
-  if (name == "listen") {
-    settings->listen = value;
-  } else if (name == "store") {
-    settings->store = value;
-  } else if (name == "lease-ms") {
-    const auto [end, error] =
-        std::from_chars(value.data(), value.data() + value.size(), settings->lease_ms);
-    if (error != std::errc() || end != value.data() + value.size() || settings->lease_ms < 100 ||
-        settings->lease_ms > 3'600'000) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("lease-ms %s: allowed are 100 to 3600000", value));
-    }
-  } else if (name == "log-level") {
-    settings->log_level = value;
-    return ParseSeverity(value).status();
-  } else if (name == "log-format") {
-    settings->log_format = value;
-    return ParseLogFormat(value).status();
-  } else {
-    return absl::InvalidArgumentError(absl::StrFormat("unknown option --%s", name));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ReadEnvironment(Settings* settings) {
-  const std::pair<const char*, const char*> names[] = {
-      {"MUOND_COORDINATOR_LISTEN", "listen"},
-      {"MUOND_COORDINATOR_STORE", "store"},
-      {"MUOND_COORDINATOR_LEASE_MS", "lease-ms"},
-      {"MUOND_COORDINATOR_LOG_LEVEL", "log-level"},
-      {"MUOND_COORDINATOR_LOG_FORMAT", "log-format"}};
-  for (const auto& [variable, option] : names) {
-    const char* const value = std::getenv(variable);
-    if (value == nullptr || *value == '\0') continue;
-    if (absl::Status status = Set(option, value, settings); !status.ok()) {
-      return absl::Status(status.code(), absl::StrFormat("%s: %s", variable, status.message()));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ReadFlags(const std::vector<std::string>& arguments, Settings* settings) {
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const std::string& word = arguments[i];
-    if (word == "--help" || word == "-h") {
-      settings->help = true;
-    } else if (word == "--version") {
-      settings->version = true;
-    } else if (word == "--check-config") {
-      settings->check = true;
-    } else if (word.starts_with("--")) {
-      const size_t equals = word.find('=');
-      const std::string name = word.substr(2, equals == std::string::npos ? equals : equals - 2);
-      if (equals == std::string::npos && i + 1 == arguments.size()) {
-        return absl::InvalidArgumentError(absl::StrFormat("--%s needs a value", name));
-      }
-      const std::string value =
-          equals == std::string::npos ? arguments[++i] : word.substr(equals + 1);
-      if (absl::Status status = Set(name, value, settings); !status.ok()) return status;
-    } else {
-      return absl::InvalidArgumentError(absl::StrFormat("'%s' is no option", word));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckSettings(Settings* settings) {
-  absl::StatusOr<std::string> endpoint = CanonicalEndpoint(settings->listen);
-  if (!endpoint.ok()) return endpoint.status();
-  settings->listen = *std::move(endpoint);
-  if (!IsUnixEndpoint(settings->listen)) {
-    const std::string host = settings->listen.substr(0, settings->listen.rfind(':'));
-    if (host != "127.0.0.1" && host != "[::1]" && host != "localhost") {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "listen %s: TCP is plain text, so only loopback is served", settings->listen));
-    }
-  }
-  if (!settings->store.empty()) {
-    const auto folder = std::filesystem::absolute(settings->store).parent_path();
-    if (access(folder.c_str(), W_OK | X_OK) != 0) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("store %s: its folder is missing or cannot be written", settings->store));
-    }
-  }
-  return absl::OkStatus();
-}
 
 // A socket file that nobody serves is removed; one that somebody serves, or another kind of file, is left alone.
 absl::Status ClearSocket(const std::string& endpoint) {
@@ -174,7 +60,8 @@ int Serve(const Settings& settings, const sigset_t& signals) {
   std::unique_ptr<Coordinator> coordinator;
   if (failed.ok()) {
     CoordinatorOptions options;
-    options.lease = absl::Milliseconds(settings.lease_ms);
+    options.lease = settings.lease;
+    options.orphan_lease = settings.orphan_lease;
     auto created = Coordinator::Create(*std::move(store), options, absl::Now());
     failed = created.status();
     if (created.ok()) coordinator = *std::move(created);
@@ -224,27 +111,15 @@ int Serve(const Settings& settings, const sigset_t& signals) {
 }
 
 int Main(const std::vector<std::string>& arguments) {
-  Settings settings;
-  absl::Status status = ReadEnvironment(&settings);
-  if (status.ok()) status = ReadFlags(arguments, &settings);
-  if (settings.help) {
-    std::fputs(kHelp, stdout);
-    return kExitOk;
-  }
-  if (settings.version) {
-    std::printf("muond-coordinator %s (protocol %d.%d)\n", std::string(kBuild).c_str(),
-                kProtocolMajor, kProtocolMinor);
-    return kExitOk;
-  }
-  if (status.ok()) status = CheckSettings(&settings);
-  if (!status.ok()) {
-    std::fprintf(stderr, "muond-coordinator: %s\n", std::string(status.message()).c_str());
+  const absl::StatusOr<SettingsRead> read = ReadSettings(arguments, ProcessEnvironment());
+  if (!read.ok()) {
+    std::fprintf(stderr, "muond-coordinator: %s\n", std::string(read.status().message()).c_str());
     return kExitUsage;
   }
-  if (settings.check) {
-    std::puts("the configuration is valid");
-    return kExitOk;
-  }
+  const std::string version = absl::StrFormat("muond-coordinator %s (protocol %d.%d)", kBuild,
+                                              kProtocolMajor, kProtocolMinor);
+  if (const auto code = AnswerAction(read->action, version, read->text)) return *code;
+  const Settings& settings = read->settings;
   ConfigureLog(*ParseSeverity(settings.log_level), *ParseLogFormat(settings.log_format));
   sigset_t signals;
   sigemptyset(&signals);

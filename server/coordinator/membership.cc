@@ -5,7 +5,6 @@
 #include "absl/strings/str_format.h"
 
 namespace muond {
-namespace {
 
 bool SameDevices(const std::vector<DeviceSpec>& a, const std::vector<DeviceSpec>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
@@ -14,8 +13,6 @@ bool SameDevices(const std::vector<DeviceSpec>& a, const std::vector<DeviceSpec>
                              x.architecture == y.architecture && x.memory_bytes == y.memory_bytes;
                     });
 }
-
-}  // namespace
 
 bool Membership::Enter(const std::string& daemon, const RegisterCall& call, absl::Time now) {
   const auto known = members_.find(daemon);
@@ -29,7 +26,8 @@ bool Membership::Enter(const std::string& daemon, const RegisterCall& call, absl
 }
 
 void Membership::Restore(const DaemonEntry& entry, absl::Time now) {
-  members_[entry.daemon] = {entry, now};
+  Member& member = members_[entry.daemon] = {entry, now};
+  for (DeviceSpec& device : member.entry.devices) device.daemon = entry.daemon;
 }
 
 absl::Status Membership::Heartbeat(const HeartbeatCall& call, absl::Time now) {

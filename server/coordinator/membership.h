@@ -13,6 +13,9 @@
 
 namespace muond {
 
+// Equal but for their free bytes.
+bool SameDevices(const std::vector<DeviceSpec>& a, const std::vector<DeviceSpec>& b);
+
 class Membership {
  public:
   explicit Membership(absl::Duration lease) : lease_(lease) {}

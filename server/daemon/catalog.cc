@@ -1,5 +1,6 @@
 #include "server/daemon/catalog.h"
 
+#include <cstddef>
 #include <cstring>
 
 #include "absl/strings/str_format.h"
@@ -68,6 +69,10 @@ Cell& CatalogRankState(void* base, uint32_t rank) {
   return reinterpret_cast<Cell*>(static_cast<char*>(base) + sizeof(CatalogHeader))[rank];
 }
 
+Cell& CatalogLoading(void* base) {
+  return *reinterpret_cast<Cell*>(static_cast<char*>(base) + offsetof(CatalogHeader, loading));
+}
+
 std::string WriteCatalog(const CatalogRecord& record) {
   std::string out(
       sizeof(CatalogHeader) + CellsOf(record.ranks.size(), record.devices) * sizeof(Cell), '\0');
@@ -83,6 +88,7 @@ std::string WriteCatalog(const CatalogRecord& record) {
                              record.incarnation,
                              static_cast<uint32_t>(record.ranks.size()),
                              record.devices,
+                             0,
                              0,
                              {}};
   std::memcpy(out.data(), &header, sizeof header);

@@ -27,7 +27,9 @@ enum class CatalogRank : uint64_t { kJoined = 0, kAttached = 1, kLeft = 2, kGone
 struct CatalogHeader {
   uint64_t magic, job, bytes;
   uint32_t incarnation, ranks, devices, reserved_u32;
-  uint64_t reserved[3];
+  uint64_t
+      loading;  // a cell. 1: state was written since the last GO, perhaps not all that was meant
+  uint64_t reserved[2];
 };
 static_assert(sizeof(CatalogHeader) == 64);
 
@@ -44,6 +46,7 @@ struct CatalogRecord {
 std::string WriteCatalog(const CatalogRecord& record);
 absl::StatusOr<CatalogRecord> ReadCatalog(absl::Span<const char> bytes);
 Cell& CatalogRankState(void* base, uint32_t rank);
+Cell& CatalogLoading(void* base);  // CatalogHeader::loading
 
 // The table of slab ids of a catalogue.
 class CatalogSlabs {

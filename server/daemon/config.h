@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/observe/option_table.h"
 
 namespace muond {
 
@@ -20,7 +21,8 @@ struct Config {
   std::string listen_tcp;                // loopback "host:port"; empty: the Unix socket alone
   std::string metrics_listen = "auto";   // "host:port", "auto" or "off"
   std::string coordinator = "embedded";  // or its gRPC endpoint
-  std::string state_dir;  // of the embedded coordinator's catalogue; empty: in memory
+  // Where the daemon's id and the embedded coordinator's catalogue are; empty: in socket_dir, where they end with the daemon.
+  std::string state_dir;
   BackendChoice backend = BackendChoice::kAuto;
   int cpu_devices = 1;
   uint64_t cpu_memory_bytes = 0;  // each; 0: the machine's memory divided by the devices
@@ -44,25 +46,16 @@ struct Config {
   uint32_t stepper_starts = 0;
 };
 
-enum class Action : uint8_t { kRun, kHelp, kVersion, kCheckConfig, kPrintConfig };
 struct Invocation {
   Action action = Action::kRun;
   Config config;
-  std::string text;                        // kHelp, kPrintConfig: what to print
+  std::string text;  // kHelp (also for --list-fail-points), kPrintConfig: what to print
   std::vector<std::string> stepper_flags;  // what the stepper needs to have this very configuration
 };
 
 // `arguments` without argv[0]. INVALID_ARGUMENT: see option_table.h.
 absl::StatusOr<Invocation> ReadConfig(const std::vector<std::string>& arguments,
                                       const std::map<std::string, std::string>& environment);
-std::map<std::string, std::string> ProcessEnvironment();
-
-// INVALID_ARGUMENT unless "host:port" with a port from 0 to 65535.
-absl::StatusOr<std::string> HostOf(const std::string& host_and_port);
-bool IsLoopback(const std::string& host);  // 127.x.y.z, [::1] or localhost
-// INVALID_ARGUMENT unless "host:port" with a loopback host: there is no TLS yet, so no door that changes or names anything
-// listens beyond this machine.
-absl::Status CheckLoopback(const std::string& host_and_port);
 absl::StatusOr<std::vector<double>> ParseBuckets(const std::string& text);
 
 }  // namespace muond

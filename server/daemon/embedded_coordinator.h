@@ -1,37 +1,36 @@
-// EmbeddedCoordinator: the coordinator of a daemon that is alone: one member, jobs in memory, plans by proto/planner.
-// It ends with its stepper; the jobs' own plans are in kept slabs, so a successor needs nothing of it.
-// Threads: one at a time (the plans thread).   Errors: those of proto/planner; ALREADY_EXISTS for a name that is taken.
+// EmbeddedCoordinator: server/coordinator within the daemon: plain calls for this daemon, its gRPC service behind the daemon's
+// own door for muonctl and for other daemons. Its catalogue is a SQLite file in the state directory, or in the runtime
+// directory, which ends with the daemon.
+// Threads: calls by the plans thread; the service by gRPC's.   Errors: server/coordinator's.
 #pragma once
 
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "server/coordinator/coordinator.h"
 #include "server/daemon/plans.h"
 
 namespace muond {
 
-inline constexpr const char* kEmbeddedDaemon =
-    "embedded";  // the daemon's id: equal in every stepper of a keeper
-
 class EmbeddedCoordinator final : public CoordinatorLink {
  public:
+  // Opens or makes the store `path`. `jobs_run`: a predecessor's jobs go on, so a store that cannot be opened (a full or
+  // broken disk) costs the catalogue, loudly, and not the start.
+  static absl::StatusOr<std::unique_ptr<EmbeddedCoordinator>> Open(const std::string& path,
+                                                                   bool jobs_run);
+  ~EmbeddedCoordinator() override;
+
   absl::StatusOr<RegisterReply> Register(const RegisterCall& call) override;
   absl::StatusOr<HeartbeatReply> Heartbeat(const HeartbeatCall& call) override;
   absl::StatusOr<CreateJobReply> CreateJob(const CreateJobCall& call) override;
   absl::Status EndJob(uint64_t job, const std::string& reason) override;
+  std::vector<grpc::Service*> services() override;
 
  private:
-  struct Entry {
-    std::string name;
-    uint32_t incarnation = 1;
-    uint64_t manifest_digest = 0;
-    std::shared_ptr<const Plan> plan;
-  };
-  std::vector<DeviceSpec> devices_;
-  std::map<uint64_t, Entry> jobs_;
-  uint64_t epoch_ = 0;
+  explicit EmbeddedCoordinator(std::unique_ptr<Coordinator> coordinator);
+  const std::unique_ptr<Coordinator> coordinator_;
+  const std::unique_ptr<grpc::Service> service_;
 };
 
 }  // namespace muond

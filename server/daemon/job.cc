@@ -121,6 +121,12 @@ GateView Job::Gate(uint32_t rank) const {
   return view;
 }
 
+void Job::SetLoading(bool loading) {
+  Cell& mark = CatalogLoading(slabs_.catalog.data());
+  if ((mark.load(std::memory_order_relaxed) != 0) != loading)
+    mark.store(loading ? 1 : 0, std::memory_order_release);
+}
+
 Frame Job::FrameTo(uint32_t rank, FrameType type) const {
   Frame frame;
   frame.type = type;

@@ -121,7 +121,13 @@ class Job {
   uint32_t ranks() const { return static_cast<uint32_t>(layout_->ranks.size()); }
   CatalogRank rank_state(uint32_t rank) const;
   void SetRankState(uint32_t rank, CatalogRank state);
+  // State was written since the last GO, perhaps not all that was meant: another incarnation must not go on with it.
+  bool loading() const {
+    return CatalogLoading(slabs_.catalog.data()).load(std::memory_order_acquire) != 0;
+  }
+  void SetLoading(bool loading);
   const Verdict& last_void() const { return last_void_; }
+  uint64_t void_step() const { return void_step_; }  // of last_void(); 0: there was none
   absl::Span<const Metrics::PhaseSeconds> phase_seconds() const { return phase_seconds_; }
 
  private:
@@ -219,6 +225,7 @@ class Job {
   std::atomic<uint64_t> items_left_{0};
 
   Verdict last_void_;
+  uint64_t void_step_ = 0;
   std::vector<std::pair<uint32_t, Frame>> outbox_;
   absl::Time step_began_, verdict_at_, sheets_at_;
   std::vector<Metrics::PhaseSeconds> phase_seconds_;

@@ -24,6 +24,9 @@ absl::Status Job::Resume() {
     for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket)
       SetTaken(bucket, newest->step);
     SetStepOver(newest->step, StepOutcome::kVoid);
+    last_void_ = Recorded(newest->step, static_cast<VoidReason>(newest->reason), newest->detail,
+                          layout_->tensor_names);
+    void_step_ = newest->step;
     BeginStep(newest->step + 1);
   } else {
     // Sheets and gradients of the step are intact: `taken` lags for every item that has not flipped.

@@ -118,36 +118,24 @@ absl::Status JobSlabs::Allocate(const JobLayout& layout, absl::Span<const uint64
       Device& device = DeviceOfRank(rank);
       const uint32_t ordinal = static_cast<uint32_t>(device.info().ordinal);
       const RankLayout& sizes = layout.rank_layouts[rank];
-      if (!gradients[rank].held()) {
+      const auto hold = [&](HeldSlab& slab, SlabKind kind, const char* what, uint64_t bytes) {
+        if (slab.held()) return absl::OkStatus();
         info = {0,
-                SlabKind::kGradient,
+                kind,
                 0,
                 0,
                 sessions[rank],
                 rank,
                 ordinal,
-                absl::StrFormat("gradient %x rank %d", job_, rank)};
-        if (absl::Status status =
-                Hold(device.CreateSlab(info.label, sizes.gradient_bytes), info, &gradients[rank]);
-            !status.ok()) {
-          return status;
-        }
+                absl::StrFormat("%s %x rank %d", what, job_, rank)};
+        return Hold(device.CreateSlab(info.label, bytes), info, &slab);
+      };
+      absl::Status status =
+          hold(gradients[rank], SlabKind::kGradient, "gradient", sizes.gradient_bytes);
+      if (status.ok()) {
+        status = hold(parameters[rank], SlabKind::kParameter, "parameter", sizes.parameter_bytes);
       }
-      if (!parameters[rank].held()) {
-        info = {0,
-                SlabKind::kParameter,
-                0,
-                0,
-                sessions[rank],
-                rank,
-                ordinal,
-                absl::StrFormat("parameter %x rank %d", job_, rank)};
-        if (absl::Status status =
-                Hold(device.CreateSlab(info.label, sizes.parameter_bytes), info, &parameters[rank]);
-            !status.ok()) {
-          return status;
-        }
-      }
+      if (!status.ok()) return status;
     }
     return absl::OkStatus();
   };

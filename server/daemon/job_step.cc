@@ -198,6 +198,7 @@ void Job::Conclude(const Verdict& verdict) {
   FailPoint("after_verdict");
   verdict_step_ = record.step;
   if (verdict.go) {
+    SetLoading(false);
     StartGo(verdict.clip_factor, /*resumed=*/false);
   } else {
     TellVoid(verdict);
@@ -207,6 +208,7 @@ void Job::Conclude(const Verdict& verdict) {
 
 void Job::TellVoid(const Verdict& verdict) {
   last_void_ = verdict;
+  void_step_ = verdict_step_;
   Log(Severity::kWarning, "step.void",
       {{"job", name()},
        {"step", verdict_step_},
@@ -302,7 +304,7 @@ void Job::RunGroup(int device, const ScheduledGroup& group) {
     book_->Flipped(item);
   }
   const bool armed = context_.fail_points;
-  const auto point = [&](const char* name) {
+  const auto point = [&](FailPointName name) {
     if (armed) stream.Host([name] { FailPoint(name); });
   };
   point("before_stage");

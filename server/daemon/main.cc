@@ -3,12 +3,13 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "proto/types/version.h"
 #include "server/daemon/config.h"
 #include "server/daemon/stepper.h"
 #include "server/keeper/keeper.h"
 #include "server/observe/log.h"
+#include "server/observe/option_rows.h"
 
 namespace muond {
 namespace {
@@ -32,21 +33,9 @@ int Main(const std::vector<std::string>& arguments) {
     std::fprintf(stderr, "muond: %s\n", std::string(invocation.status().message()).c_str());
     return kExitUsage;
   }
-  switch (invocation->action) {
-    case Action::kHelp:
-    case Action::kPrintConfig:
-      std::fputs(invocation->text.c_str(), stdout);
-      return kExitOk;
-    case Action::kVersion:
-      std::printf("muond %s (protocol %d.%d)\n", std::string(kBuild).c_str(), kProtocolMajor,
-                  kProtocolMinor);
-      return kExitOk;
-    case Action::kCheckConfig:
-      std::puts("the configuration is valid");
-      return kExitOk;
-    case Action::kRun:
-      break;
-  }
+  const std::string version =
+      absl::StrFormat("muond %s (protocol %d.%d)", kBuild, kProtocolMajor, kProtocolMinor);
+  if (const auto code = AnswerAction(invocation->action, version, invocation->text)) return *code;
   const Config& config = invocation->config;
   ConfigureLog(*ParseSeverity(config.log_level), *ParseLogFormat(config.log_format));
   return config.stepper ? RunStepper(config) : Keep(*invocation);

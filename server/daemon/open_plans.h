@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/daemon/config.h"
@@ -9,8 +10,8 @@
 
 namespace muond {
 
-// `backend` and `metrics` outlive the result.
+// `backend` and `metrics` outlive the result. `jobs`: those of a dead stepper, whose state the keeper holds.
 absl::StatusOr<std::unique_ptr<Plans>> OpenPlans(const Config& config, const Backend& backend,
-                                                 Metrics* metrics);
+                                                 Metrics* metrics, std::vector<uint64_t> jobs);
 
 }  // namespace muond

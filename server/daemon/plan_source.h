@@ -21,14 +21,20 @@ struct PlannedJob {
   Plan plan;
 };
 
+// The job whose state this daemon holds and that is to go on; job_id 0: none, the job is new.
+struct AdoptedJob {
+  uint64_t job_id = 0;
+  uint32_t incarnation = 0;  // the newest that this daemon knows
+};
+
 class PlanSource {
  public:
   virtual ~PlanSource() = default;
-  // Enters the job and plans it. adopt_job_id 0: a new job (ALREADY_EXISTS when one of that name
-  // runs); else the job whose state this daemon holds: its next incarnation.
+  // Enters the job and plans it: a new one (ALREADY_EXISTS when one of that name runs), or the next
+  // incarnation of `adopted`.
   virtual void CreateJob(std::shared_ptr<const Manifest> manifest,
                          std::vector<std::shared_ptr<const RankManifest>> ranks,
-                         uint64_t adopt_job_id,
+                         const AdoptedJob& adopted,
                          absl::AnyInvocable<void(absl::StatusOr<PlannedJob>)> done) = 0;
   virtual void EndJob(uint64_t job_id, const std::string& reason) = 0;
 };

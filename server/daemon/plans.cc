@@ -1,7 +1,8 @@
 #include "server/daemon/plans.h"
 
 #include <deque>
-#include <fstream>
+#include <map>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -38,24 +39,22 @@ class RemoteLink final : public CoordinatorLink {
   const std::unique_ptr<CoordinatorStub> stub_;
 };
 
-std::string ReadId(const std::string& path) {
-  std::string id;
-  std::ifstream file(path);
-  std::getline(file, id);
-  return id;
+bool Away(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
 }
 
 class PlansImpl final : public Plans, public PlanSource {
  public:
-  explicit PlansImpl(PlansOptions options) : options_(std::move(options)) {}
+  explicit PlansImpl(PlansOptions options)
+      : options_(std::move(options)), held_(options_.jobs.begin(), options_.jobs.end()) {}
   ~PlansImpl() override { Stop(); }
 
   absl::Status Start() {
-    daemon_ = options_.id_path.empty() ? "" : ReadId(options_.id_path);
-    if (auto status = Register(); !status.ok()) {
-      // Under a kept id the jobs of a dead stepper go on without a coordinator.
-      if (daemon_.empty()) return status;
-      Log(Severity::kWarning, "coordinator.away", {{"error", status}});
+    daemon_ = options_.id->id();
+    // A successor goes on under its predecessor's id: its jobs need no coordinator, and do not wait for one.
+    registered_ = daemon_.empty() || options_.first_start;
+    if (registered_) {
+      if (auto status = Register(); !status.ok()) return status;
     }
     thread_ = std::thread([this] { Run(); });
     return absl::OkStatus();
@@ -74,27 +73,34 @@ class PlansImpl final : public Plans, public PlanSource {
   }
 
   void CreateJob(std::shared_ptr<const Manifest> manifest,
-                 std::vector<std::shared_ptr<const RankManifest>> ranks, uint64_t adopt_job_id,
+                 std::vector<std::shared_ptr<const RankManifest>> ranks, const AdoptedJob& adopted,
                  absl::AnyInvocable<void(absl::StatusOr<PlannedJob>)> done) override {
-    Post([this, manifest = std::move(manifest), ranks = std::move(ranks), adopt_job_id,
+    Post([this, manifest = std::move(manifest), ranks = std::move(ranks), adopted,
           done = std::move(done)]() mutable {
+      // Before a new name: the coordinator may still hold what a dead stepper did not live to enter or to end.
+      if (!registered_) Register().IgnoreError();
       CreateJobCall call;
       call.daemon = daemon_;
       call.manifest = *manifest;
       for (const auto& rank : ranks) call.ranks.push_back(*rank);
-      call.adopt = adopt_job_id != 0;
-      call.job = adopt_job_id;
+      call.adopt = adopted.job_id != 0;
+      call.job = adopted.job_id;
+      call.incarnation = adopted.incarnation;
       auto reply = options_.link->CreateJob(call);
+      // The lease has run out since the last heartbeat.
+      if (absl::IsNotFound(reply.status()) && Register().ok())
+        reply = options_.link->CreateJob(call);
       if (!reply.ok()) return done(reply.status());
+      held_.insert(reply->job);
       done(PlannedJob{reply->job, reply->incarnation, std::move(reply->plan)});
     });
   }
 
   void EndJob(uint64_t job_id, const std::string& reason) override {
     Post([this, job_id, reason] {
-      if (auto status = options_.link->EndJob(job_id, reason); !status.ok()) {
-        Log(Severity::kWarning, "coordinator.end_job_failed", {{"error", status}});
-      }
+      held_.erase(job_id);
+      ended_.emplace(job_id, reason);
+      TellEnds();
     });
   }
 
@@ -107,16 +113,32 @@ class PlansImpl final : public Plans, public PlanSource {
   }
 
  private:
+  // Tells what has ended; what does not reach the coordinator now is told after a later heartbeat.
+  void TellEnds() {
+    while (!ended_.empty()) {
+      const auto& [job, reason] = *ended_.begin();
+      const absl::Status status = options_.link->EndJob(job, reason);
+      if (Away(status)) return;
+      // Not found: it has forgotten the job by itself.
+      if (!status.ok() && !absl::IsNotFound(status))
+        Log(Severity::kWarning, "coordinator.end_job_failed", {{"error", status}});
+      ended_.erase(ended_.begin());
+    }
+  }
+
   absl::Status Register() {
     RegisterCall call;
     call.endpoint = options_.endpoint;
     call.devices = DeviceSpecsOf(*options_.backend, daemon_);
     call.daemon = daemon_;
+    call.held.emplace(held_.begin(), held_.end());
     auto reply = options_.link->Register(call);
     if (!reply.ok()) return reply.status();
+    ended_.clear();  // all that is not held has ended
+    registered_ = true;
     if (daemon_.empty()) {
       daemon_ = reply->daemon;
-      if (!options_.id_path.empty()) std::ofstream(options_.id_path) << daemon_ << "\n";
+      if (auto status = options_.id->Keep(daemon_); !status.ok()) return status;
     } else if (reply->daemon != daemon_) {
       // Plans name this daemon's devices by its id; it cannot change under running jobs.
       return absl::FailedPreconditionError("the coordinator knows this daemon under another id");
@@ -133,7 +155,7 @@ class PlansImpl final : public Plans, public PlanSource {
   }
 
   void Run() {
-    absl::Time next_beat = absl::Now() + absl::Seconds(1);
+    absl::Time next_beat = registered_ ? absl::Now() + absl::Seconds(1) : absl::Now();
     for (;;) {
       absl::AnyInvocable<void()> work;
       {
@@ -164,14 +186,16 @@ class PlansImpl final : public Plans, public PlanSource {
       absl::MutexLock lock(&mutex_);
       call.draining = draining_;
     }
-    auto reply = options_.link->Heartbeat(call);
-    absl::Status status = reply.status();
-    if (absl::IsNotFound(status)) status = Register();  // the lease has run out
+    absl::Status status;
+    if (registered_) status = options_.link->Heartbeat(call).status();
+    // The lease has run out, or this stepper has not told yet which jobs it holds.
+    if (!registered_ || absl::IsNotFound(status)) status = Register();
     if (status.ok() != std::exchange(in_touch_, status.ok())) {
       Log(status.ok() ? Severity::kInfo : Severity::kWarning,
           status.ok() ? "coordinator.back" : "coordinator.away", {{"error", status}});
     }
     if (!status.ok()) return;
+    TellEnds();
     absl::MutexLock lock(&mutex_);
     Answered();
   }
@@ -182,8 +206,12 @@ class PlansImpl final : public Plans, public PlanSource {
   }
 
   PlansOptions options_;
-  std::string daemon_;    // set before the thread starts
-  bool in_touch_ = true;  // the thread's
+  std::string daemon_;  // set before the thread starts
+  // The thread's, once it runs.
+  bool in_touch_ = true;
+  bool registered_ = false;  // by this stepper, under daemon_
+  std::set<uint64_t> held_;
+  std::map<uint64_t, std::string> ended_;  // and the coordinator does not know yet: why
   std::thread thread_;
   mutable absl::Mutex mutex_;
   std::deque<absl::AnyInvocable<void()>> queue_ ABSL_GUARDED_BY(mutex_);

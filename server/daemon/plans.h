@@ -12,7 +12,7 @@
 #include "absl/time/time.h"
 #include "kernels/runtime/backend.h"
 #include "proto/types/coordinator_calls.h"
-#include "server/daemon/config.h"
+#include "server/daemon/kept_id.h"
 #include "server/daemon/plan_source.h"
 #include "server/observe/metrics.h"
 
@@ -41,13 +41,16 @@ struct PlansOptions {
   const Backend* backend = nullptr;  // outlives the plans
   Metrics* metrics = nullptr;        // may be null
   std::string endpoint;              // of this daemon
-  // Where the id that the coordinator mints is kept for the next stepper; empty: nowhere.
-  std::string id_path;
+  std::unique_ptr<KeptId> id;
+  std::vector<uint64_t> jobs;  // whose state a dead stepper left: this one holds it
+  bool first_start =
+      true;  // of the keeper's life: without a coordinator there is nothing to go on with
 };
 
 class Plans {
  public:
-  // Registers, or takes the kept id when the coordinator is away.
+  // Registers. To a successor that knows its id, a coordinator that is away, or refuses, is no error: a later heartbeat
+  // meets it again.
   static absl::StatusOr<std::unique_ptr<Plans>> Open(PlansOptions options);
   virtual ~Plans() = default;  // stops
   virtual PlanSource& source() = 0;

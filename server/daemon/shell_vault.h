@@ -9,23 +9,13 @@
 
 namespace muond {
 
-class ShellVault final : public SlabVault {
+class ShellVault final : public KeeperVault {
  public:
   // `on_drain` runs within Poll, on the loop's thread. `client` is borrowed.
   ShellVault(KeeperClient* client, absl::AnyInvocable<void()> on_drain)
-      : keeper_(client), on_drain_(std::move(on_drain)) {}
-  std::vector<KeptSlab> TakeKeptSlabs() override { return keeper_.TakeKeptSlabs(); }
-  absl::Status Keep(const SlabInfo& info, int descriptor) override {
-    return keeper_.Keep(info, descriptor);
-  }
-  absl::Status Drop(uint64_t slab) override { return keeper_.Drop(slab); }
-  absl::Status Grant(uint64_t session, uint64_t slab) override {
-    return keeper_.Grant(session, slab);
-  }
-  absl::Status Revoke(uint64_t session) override { return keeper_.Revoke(session); }
-  int event_descriptor() const override { return keeper_.event_descriptor(); }
+      : KeeperVault(client), on_drain_(std::move(on_drain)) {}
   absl::StatusOr<std::vector<KeeperEvent>> Poll() override {
-    auto events = keeper_.Poll();
+    auto events = KeeperVault::Poll();
     if (events.ok()) {
       for (const KeeperEvent& event : *events) {
         if (event.kind == KeeperEventKind::kDrain) on_drain_();
@@ -35,7 +25,6 @@ class ShellVault final : public SlabVault {
   }
 
  private:
-  KeeperVault keeper_;
   absl::AnyInvocable<void()> on_drain_;
 };
 

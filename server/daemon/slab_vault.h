@@ -24,7 +24,7 @@ class SlabVault {
 };
 
 // The keeper process. `client` is borrowed.
-class KeeperVault final : public SlabVault {
+class KeeperVault : public SlabVault {
  public:
   explicit KeeperVault(KeeperClient* client) : client_(*client) {}
   std::vector<KeptSlab> TakeKeptSlabs() override { return client_.TakeKeptSlabs(); }

@@ -15,6 +15,8 @@ DaemonStatus ToDaemonStatus(const StatusReport& report) {
   status.metrics_endpoint = report.metrics_endpoint;
   status.uptime_ms = static_cast<uint64_t>(std::llround(report.uptime_seconds * 1e3));
   status.coordinator = report.coordinator;
+  status.coordinator_silence_ms =
+      static_cast<uint64_t>(std::llround(report.coordinator_heartbeat_age_seconds * 1e3));
   for (const DeviceReport& d : report.devices) {
     DeviceStatus out;
     out.device = {report.daemon,  d.ordinal,          d.uuid, d.name, d.architecture,
@@ -38,6 +40,8 @@ DaemonStatus ToDaemonStatus(const StatusReport& report) {
     out.state_bytes = j.state_bytes;
     out.slab_bytes = j.slab_bytes;
     out.state = Name(j.state);
+    out.void_step = j.void_step;
+    out.void_text = j.void_text;
     for (const RankReport& r : j.ranks) out.ranks.push_back({r.rank, r.pid, Name(r.state)});
     for (const PhaseReport& p : j.phases)
       out.phases.push_back({p.phase, p.seconds_median, p.seconds_last});

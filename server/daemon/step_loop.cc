@@ -81,6 +81,7 @@ absl::Status StepLoopImpl::Recover() {
       // The job is lost, the daemon is not; its ranks are told by their next call.
       Log(Severity::kError, "job.not_recovered", {{"job_id", id}, {"status", status}});
       for (const KeptSlab& slab : slabs) (void)options_.vault->Drop(slab.info.slab);
+      options_.plans->EndJob(id, std::string(status.message()));
       continue;
     }
     const auto job = jobs_.find(id);

@@ -69,6 +69,12 @@ void StepLoopImpl::OnJoin(JoinCommand command, Done<Joined> done) {
   if (adopt && running == nullptr) {
     return done(absl::NotFoundError(absl::StrFormat("no state of a job '%s' is held here", name)));
   }
+  if (adopt && running->loading()) {
+    return done(absl::FailedPreconditionError(absl::StrFormat(
+        "job '%s': its ranks died while they were loading state, or before the step after it: what "
+        "is held may be a mixture; restore the state instead of adopting it",
+        name)));
+  }
   if (adopt) {
     const std::string difference = FirstDifference(*running->layout().manifest, *command.manifest);
     if (!difference.empty()) {
@@ -101,7 +107,9 @@ void StepLoopImpl::OnComplete(CompleteJoin join) {
   }
   const auto manifest = planning.join.manifest;
   auto rank_manifests = planning.join.ranks;
-  const uint64_t adopted = planning.adopted;
+  AdoptedJob adopted;
+  if (const auto older = jobs_.find(planning.adopted); older != jobs_.end())
+    adopted = {older->first, older->second->incarnation()};
   planning_.emplace(name, std::move(planning));
   options_.plans->CreateJob(manifest, std::move(rank_manifests), adopted,
                             [this, name](absl::StatusOr<PlannedJob> planned) {

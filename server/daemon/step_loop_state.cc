@@ -6,6 +6,7 @@
 #include "server/daemon/snapshot.h"
 #include "server/daemon/step_loop_impl.h"
 #include "server/daemon/tensor_state.h"
+#include "server/observe/fail_point.h"
 
 namespace muond {
 
@@ -56,9 +57,12 @@ void StepLoopImpl::WriteState(WriteStateCommand command, Done<std::monostate> do
     BetweenSteps(**job, [this, command = std::move(command), answer = std::move(answer)]() mutable {
       auto found = AttachedJob(command.session);
       absl::Status status = found.status();
-      if (status.ok())
+      if (status.ok()) {
+        (*found)->SetLoading(true);
         status = TensorState(**found, devices_)
                      .Write(command.tensor, command.field, command.offset_bytes, command.data);
+        FailPoint("after_write_state");
+      }
       if (status.ok()) return answer(std::monostate());
       answer(status);
     });
@@ -106,6 +110,8 @@ JobReport StepLoopImpl::ReportOf(const Job& job) const {
   report.state = job.phase() == JobPhase::kJoined     ? JobState::kJoining
                  : job.phase() == JobPhase::kOrphaned ? JobState::kOrphaned
                                                       : JobState::kRunning;
+  report.void_step = job.void_step();
+  report.void_text = job.last_void().text;
   for (uint32_t rank = 0; rank < job.ranks(); ++rank) {
     RankReport entry;
     entry.rank = static_cast<int32_t>(rank);

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <fstream>
 #include <future>
 #include <memory>
 #include <optional>
@@ -30,6 +31,7 @@
 #include "server/observe/http_door.h"
 #include "server/observe/log.h"
 #include "server/observe/metrics.h"
+#include "server/observe/option_rows.h"
 #include "server/observe/report_series.h"
 
 namespace muond {
@@ -38,13 +40,6 @@ namespace {
 constexpr int kMetricsPort = 9478;
 constexpr absl::Duration kLoopAnswersWithin = absl::Seconds(2);  // else it is unhealthy
 constexpr absl::Duration kCloseGrace = absl::Seconds(1);
-
-// One stepper only dies of a fail point, or nothing would ever go on: the first, and at a point of the recovery, which the
-// first never passes with anything to recover, the second.
-bool ArmsFailPoint(const Config& config) {
-  if (config.fail_point.empty()) return false;
-  return config.stepper_starts == (config.fail_point.rfind("recover_", 0) == 0 ? 2u : 1u);
-}
 
 // Everything of the process beside the loop, in the order in which it is made; destroyed the other way round.
 class Stepper {
@@ -69,7 +64,7 @@ class Stepper {
     metrics_ = *std::move(metrics);
     metrics_->StepperStarts(config_.stepper_starts);
 
-    auto plans = OpenPlans(config_, *backend_.backend, metrics_.get());
+    auto plans = OpenPlans(config_, *backend_.backend, metrics_.get(), keeper_->KeptJobs());
     if (!plans.ok()) return plans.status();
     plans_ = *std::move(plans);
 
@@ -85,7 +80,7 @@ class Stepper {
     options.daemon = plans_->daemon();
     options.job_lease = config_.job_lease;
     options.spin = config_.spin;
-    options.fail_points = ArmsFailPoint(config_);
+    options.fail_points = FailPointArmed();
     options.on_last_job_gone = [this] {
       // With a lifeline the spawner decides; it may start a job again.
       if (config_.standalone && config_.lifeline_fd < 0) Drain(absl::ZeroDuration());
@@ -162,7 +157,24 @@ class Stepper {
       options.pages = IsLoopback(*host);
       options.host = *std::move(host);
     }
-    return HttpDoor::Open(std::move(options));
+    if (options.port != 0) return HttpDoor::Open(std::move(options));
+    return OpenHttpAnywhere(std::move(options));
+  }
+
+  // Any free port, and the same for every successor: whoever watches keeps its address.
+  absl::StatusOr<std::unique_ptr<HttpDoor>> OpenHttpAnywhere(HttpDoorOptions options) {
+    const std::string path = directory(kMetricsPortName);
+    if (std::ifstream(path) >> options.port) {
+      auto same = HttpDoor::Open(options);
+      if (same.ok()) return same;
+      Log(Severity::kWarning, "daemon.metrics_moved", {{"error", same.status()}});
+    }
+    options.port = 0;
+    auto http = HttpDoor::Open(std::move(options));
+    if (!http.ok()) return http.status();
+    const std::string endpoint = (*http)->endpoint();
+    std::ofstream(path) << endpoint.substr(endpoint.rfind(':') + 1) << "\n";
+    return http;
   }
 
   std::optional<StatusReport> AskLoop() {
@@ -237,7 +249,7 @@ int RunStepper(const Config& config) {
   ::signal(SIGTERM, SIG_IGN);
   ::signal(SIGPIPE, SIG_IGN);
   ::umask(0077);  // the gRPC socket is ours alone
-  if (ArmsFailPoint(config)) MUOND_CHECK_OK(ConfigureFailPoint(config.fail_point));
+  MUOND_CHECK_OK(ConfigureFailPoint(config.fail_point, config.stepper_starts));
   Stepper stepper(config);
   if (auto status = stepper.Start(); !status.ok()) {
     Log(Severity::kError, "daemon.cannot_start", {{"error", status}});

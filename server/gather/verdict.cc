@@ -87,6 +87,26 @@ Verdict RankLost(uint32_t rank, absl::string_view why) {
   return Void(VoidReason::kRankLost, rank, absl::StrFormat("rank %d is lost: %s", rank, why));
 }
 
+Verdict Recorded(uint64_t step, VoidReason reason, uint32_t detail,
+                 absl::Span<const std::string> tensor_names) {
+  constexpr const char* kReasons[] = {"no reason",
+                                      "NaN or Inf in the gradient",
+                                      "the loss scaler found Inf",
+                                      "ranks disagree on a setting",
+                                      "replicas of the gradient differ",
+                                      "a rank was lost",
+                                      "a gradient on some of its holders only"};
+  const size_t index = static_cast<size_t>(reason);
+  std::string text =
+      absl::StrFormat("step %d: %s", step, kReasons[index < std::size(kReasons) ? index : 0]);
+  const bool names_tensor = reason == VoidReason::kNonFinite ||
+                            reason == VoidReason::kReplicasDiffer ||
+                            reason == VoidReason::kNotWhole;
+  if (names_tensor && detail < tensor_names.size())
+    text += absl::StrFormat(", tensor '%s'", tensor_names[detail]);
+  return Void(reason, detail, text + " (before the stepper was started again)");
+}
+
 bool Judge::Sheets(const VerdictInput& input, Verdict* verdict) {
   for (uint32_t rank = 0; rank < input.ranks; ++rank) {
     const SheetHeader& sheet = input.page->sheet(rank, input.step);

@@ -1,5 +1,7 @@
 #include "server/keeper/keeper_client.h"
 
+#include <set>
+
 #include "absl/strings/str_cat.h"
 
 namespace muond {
@@ -17,6 +19,12 @@ absl::StatusOr<std::unique_ptr<KeeperClient>> KeeperClient::Create(UniqueFd sock
     }
     client->kept_.push_back({ToSlabInfo(received->message), std::move(received->descriptor)});
   }
+}
+
+std::vector<uint64_t> KeeperClient::KeptJobs() const {
+  std::set<uint64_t> jobs;
+  for (const KeptSlab& slab : kept_) jobs.insert(slab.info.job);
+  return {jobs.begin(), jobs.end()};
 }
 
 absl::Status KeeperClient::Keep(const SlabInfo& info, int descriptor) {

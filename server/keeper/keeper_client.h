@@ -36,6 +36,9 @@ class KeeperClient {
   // What the dead stepper left, in the order it was kept. The caller takes it.
   std::vector<KeptSlab> TakeKeptSlabs() { return std::move(kept_); }
 
+  // The jobs of those slabs, until they are taken.
+  std::vector<uint64_t> KeptJobs() const;
+
   // `descriptor` is borrowed: the keeper gets its own. Kept until Drop, whatever happens to this
   // process.
   absl::Status Keep(const SlabInfo& info, int descriptor);

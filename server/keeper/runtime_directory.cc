@@ -15,6 +15,8 @@ namespace muond {
 namespace {
 
 constexpr const char* kSocketNames[] = {kKeeperSocketName, kFrameSocketName, kGrpcSocketName};
+// SQLite's companions of a file have its name and these endings.
+constexpr const char* kCatalogEndings[] = {"", "-wal", "-shm", "-journal"};
 constexpr int kBacklog = 1024;  // ranks that connect while no stepper runs just wait here
 
 absl::Status Inhabited(const std::string& path) {
@@ -71,6 +73,13 @@ absl::Status CheckOwner(const std::string& path, int directory) {
   return absl::OkStatus();
 }
 
+void RemoveStepperFiles(const std::string& directory) {
+  ::unlink((directory + "/" + kDaemonIdName).c_str());
+  ::unlink((directory + "/" + kMetricsPortName).c_str());
+  for (const char* ending : kCatalogEndings)
+    ::unlink((directory + "/" + kCatalogName + ending).c_str());
+}
+
 absl::Status RemoveStale(const std::string& path, bool* found) {
   struct stat info {};
   if (::lstat(path.c_str(), &info) != 0) {
@@ -102,7 +111,7 @@ absl::StatusOr<std::unique_ptr<RuntimeDirectory>> RuntimeDirectory::Create(const
   for (const char* name : kSocketNames) {
     if (auto status = RemoveStale(path + "/" + name, &stale); !status.ok()) return status;
   }
-  ::unlink((path + "/" + kDaemonIdName).c_str());  // of a daemon that is gone
+  RemoveStepperFiles(path);  // of a daemon that is gone
   // From here on the destructor cleans up.
   std::unique_ptr<RuntimeDirectory> directory(
       new RuntimeDirectory(path, created || stale || remove_at_end, *std::move(lock)));
@@ -117,7 +126,7 @@ absl::StatusOr<std::unique_ptr<RuntimeDirectory>> RuntimeDirectory::Create(const
 
 RuntimeDirectory::~RuntimeDirectory() {
   for (const char* name : kSocketNames) ::unlink(PathOf(name).c_str());
-  ::unlink(PathOf(kDaemonIdName).c_str());
+  RemoveStepperFiles(path_);
   if (remove_at_end_) ::rmdir(path_.c_str());
 }
 

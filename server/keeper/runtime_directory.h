@@ -18,8 +18,10 @@ inline constexpr const char* kKeeperSocketName =
     "keeper.sock";  // ranks fetch descriptors (seqpacket)
 inline constexpr const char* kFrameSocketName = "frames.sock";  // the step path (seqpacket)
 inline constexpr const char* kGrpcSocketName = "grpc.sock";     // the stepper's own door
-inline constexpr const char* kDaemonIdName =
-    "daemon.id";  // a file: the id that the coordinator minted, for the next stepper
+// Files of the steppers, for the next one; they go with the daemon, as what they speak of does.
+inline constexpr const char* kDaemonIdName = "daemon.id";  // the id that the coordinator minted
+inline constexpr const char* kMetricsPortName = "metrics.port";  // where 0 was asked for
+inline constexpr const char* kCatalogName = "coordinator.db";    // the embedded coordinator's store
 
 class RuntimeDirectory {
  public:

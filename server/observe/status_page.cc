@@ -71,6 +71,8 @@ void AppendJob(const JobReport& job, std::string* out) {
                   ", incarnation ", job.incarnation, ": ", job.matrices, " matrices, ", job.items,
                   " items, ", job.parameters, " parameters, state ", Bytes(job.state_bytes),
                   ", slabs ", Bytes(job.slab_bytes), "</p>\n");
+  if (job.void_step > 0)
+    absl::StrAppend(out, "<p>last refused: ", Escaped(job.void_text), "</p>\n");
   AppendPhases(job, out);
   absl::StrAppend(
       out,
@@ -152,6 +154,8 @@ std::string StatusJson(const StatusReport& report) {
                 {"state_bytes", j.state_bytes},
                 {"slab_bytes", j.slab_bytes},
                 {"state", Name(j.state)},
+                {"void_step", j.void_step},
+                {"void_text", j.void_text},
                 {"ranks", json::array()},
                 {"phases", json::array()}};
     for (const RankReport& r : j.ranks) {

@@ -37,6 +37,8 @@ struct JobReport {
   uint64_t state_bytes = 0;
   uint64_t slab_bytes = 0;
   JobState state = JobState::kJoining;
+  uint64_t void_step = 0;  // newest step that was refused; 0: none
+  std::string void_text;   // why: which tensor or setting, and how much
   std::vector<RankReport> ranks;
   std::vector<PhaseReport> phases;
 };

@@ -37,6 +37,10 @@ def train(
                 raise AssertionError("a NaN went unnoticed")
         else:
             opt.step()
+        if step == 4:
+            kept = opt.state_dict()
+        if step == 8:  # back to older state: half of a load would show
+            opt.load_state_dict(kept)
         say(f"step {step} {opt.endpoint}")
         time.sleep(pause)
     state = opt.state_dict()

@@ -6,6 +6,7 @@ import copy
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -29,23 +30,13 @@ import muond
 from muond._session import Daemon
 
 STEPS = 12
-POINTS = [
-    "after_ready",
-    "after_sheet",
-    "after_measure",
-    "before_verdict",
-    "after_verdict",
-    "before_stage",
-    "after_stage",
-    "before_flip",
-    "after_flip",
-    "before_copy_out",
-    "mid_copy_out",
-    "after_copy_out",
-    "after_ready_cell",
-    "before_done",
-    "after_done",
-]
+POINTS = subprocess.run(
+    [os.environ.get("MUOND_BIN", "muond"), "--list-fail-points"],
+    check=True,
+    capture_output=True,
+    text=True,
+).stdout.split()
+PASSED_ONCE = {"before_serving"}
 
 
 def same(one: dict, two: dict) -> None:
@@ -61,17 +52,35 @@ def undisturbed(shared_daemon: str) -> dict:
     return job.train(STEPS, endpoint=shared_daemon)
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_a_stepper_killed_at_a_point_costs_not_one_bit(point, undisturbed, tmp_path):
-    count = 1 + random.Random(point).randrange(7)  # ten of the steps are applied
+def survives(deaths: list[str], undisturbed: dict, tmp_path: Path) -> None:
+    """Runs the job on a daemon whose n-th stepper dies of the n-th entry."""
     log = tmp_path / "log"
     daemon = Daemon(
-        log_path=str(log), arguments=["--fail-point", f"{point}:{count}", "--cpu-devices", "2"]
+        log_path=str(log), arguments=["--fail-point", ",".join(deaths), "--cpu-devices", "2"]
     )
     end = job.train(STEPS, endpoint=daemon.endpoint)
     daemon.stop()
     same(undisturbed, end)
-    assert log.read_text().count("stepper.started") == 2, f"{point}:{count} was not passed"
+    starts = log.read_text().count("stepper.started")
+    assert starts == 1 + len(deaths), f"of {deaths} only {starts - 1} were passed"
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_stepper_killed_at_a_point_costs_not_one_bit(point, undisturbed, tmp_path):
+    count = 1 if point in PASSED_ONCE else 1 + random.Random(point).randrange(7)
+    deaths = [f"{point}:{count}"]  # ten of the steps are applied
+    if point.startswith("recover_"):  # the first stepper dies in a step, its successor there
+        deaths = [f"after_flip:{count}", f"{point}:1"]
+    survives(deaths, undisturbed, tmp_path)
+
+
+@pytest.mark.parametrize("first", ["after_verdict", "after_flip", "mid_copy_out", "before_done"])
+def test_a_stepper_killed_in_every_recovery_of_one_step_costs_not_one_bit(
+    first, undisturbed, tmp_path
+):
+    recovery = [point for point in POINTS if point.startswith("recover_")]
+    deaths = [f"{point}:1" for point in [*recovery, "after_stage", "mid_copy_out", *recovery]]
+    survives([f"{first}:3", *deaths], undisturbed, tmp_path)
 
 
 def _kill_at_random(out: Path, seed: int, kills: int, steps: int) -> int:

@@ -14,8 +14,8 @@
 #include "proto/carrier/loopback/loopback_carrier.h"
 #include "proto/types/manifest.h"
 #include "proto/wire/job_page.h"
-#include "server/daemon/local_plans.h"
 #include "server/daemon/step_loop.h"
+#include "tests/support/local_plans.h"
 
 namespace muond::testing {
 

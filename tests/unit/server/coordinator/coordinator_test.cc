@@ -108,6 +108,38 @@ TEST_F(CoordinatorTest, TheNameOfAJobWhoseDaemonIsGoneIsFree) {
   EXPECT_EQ(coordinator_->GetCluster(later).jobs.size(), 1u);
 }
 
+TEST_F(CoordinatorTest, WhatADaemonDoesNotHoldAnyMoreHasEnded) {
+  const std::string daemon = coordinator_->Register(Daemon(), kStart)->daemon;
+  const std::string other = coordinator_->Register(Daemon(), kStart)->daemon;
+  const uint64_t kept = coordinator_->CreateJob(Job(daemon, "kept"), kStart)->job;
+  coordinator_->CreateJob(Job(daemon, "lost"), kStart).IgnoreError();
+  coordinator_->CreateJob(Job(other, "other's"), kStart).IgnoreError();
+  RegisterCall again = Daemon(2, daemon);
+  coordinator_->Register(again, kStart).IgnoreError();
+  EXPECT_EQ(coordinator_->GetCluster(kStart).jobs.size(), 3u) << "it has said nothing of its jobs";
+  again.held = std::vector<uint64_t>{kept, 4242};
+  ASSERT_TRUE(coordinator_->Register(again, kStart).ok());
+  const ClusterStatus cluster = coordinator_->GetCluster(kStart);
+  ASSERT_EQ(cluster.jobs.size(), 2u);
+  for (const JobEntry& job : cluster.jobs) EXPECT_NE(job.name, "lost");
+  Start(kStart);
+  EXPECT_EQ(coordinator_->GetCluster(kStart).jobs.size(), 2u) << "nor does the store know it";
+  EXPECT_TRUE(coordinator_->CreateJob(Job(other, "lost"), kStart).ok());
+}
+
+TEST_F(CoordinatorTest, JobsOfADaemonWithoutLeaseAreShownAsOrphans) {
+  const std::string daemon = coordinator_->Register(Daemon(), kStart)->daemon;
+  coordinator_->CreateJob(Job(daemon), kStart).IgnoreError();
+  EXPECT_FALSE(coordinator_->GetCluster(kStart).jobs[0].orphaned);
+  const absl::Time later = kStart + absl::Minutes(1);
+  const ClusterStatus cluster = coordinator_->GetCluster(later);
+  ASSERT_EQ(cluster.jobs.size(), 1u);
+  EXPECT_TRUE(cluster.jobs[0].orphaned);
+  EXPECT_EQ(cluster.jobs[0].daemon, daemon);
+  coordinator_->Register(Daemon(2, daemon), later).IgnoreError();
+  EXPECT_FALSE(coordinator_->GetCluster(later).jobs[0].orphaned);
+}
+
 TEST_F(CoordinatorTest, AfterARestartJobsPlansAndDaemonsAreWhatTheyWere) {
   const std::string daemon = coordinator_->Register(Daemon(), kStart)->daemon;
   const CreateJobReply before = *coordinator_->CreateJob(Job(daemon), kStart);
@@ -118,8 +150,10 @@ TEST_F(CoordinatorTest, AfterARestartJobsPlansAndDaemonsAreWhatTheyWere) {
     EXPECT_EQ(plan->items[i].owner, before.plan.items[i].owner);
   EXPECT_EQ(coordinator_->CreateJob(Job(daemon), kStart + absl::Hours(1)).status().code(),
             absl::StatusCode::kAlreadyExists);
-  EXPECT_GT(coordinator_->CreateJob(Job(daemon, "next"), kStart + absl::Hours(1))->plan.epoch,
-            before.plan.epoch);
+  const CreateJobReply next =
+      *coordinator_->CreateJob(Job(daemon, "next"), kStart + absl::Hours(1));
+  EXPECT_GT(next.plan.epoch, before.plan.epoch);
+  for (const DeviceSpec& device : next.plan.devices) EXPECT_EQ(device.daemon, daemon);
 }
 
 TEST_F(CoordinatorTest, AnAdoptedJobIsTheNextIncarnationWithTheSameOwners) {

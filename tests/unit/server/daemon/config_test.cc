@@ -70,7 +70,6 @@ TEST(ConfigTest, NothingButMetricsListensBeyondThisMachine) {
 TEST(ConfigTest, ValuesThatContradictEachOtherAreRefused) {
   EXPECT_THAT(ErrorOf({"--standalone", "--coordinator=10.0.0.1:1"}), HasSubstr("10.0.0.1:1"));
   EXPECT_THAT(ErrorOf({"--lifeline-fd=5", "--ready-fd=5"}), HasSubstr("5"));
-  EXPECT_THAT(ErrorOf({"--coordinator=10.0.0.1:1", "--state-dir=/x"}), HasSubstr("state_dir"));
 }
 
 TEST(ConfigTest, AnInvalidBucketOverrideIsAnError) {

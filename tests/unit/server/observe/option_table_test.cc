@@ -1,4 +1,4 @@
-#include "server/daemon/option_table.h"
+#include "server/observe/option_table.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -16,30 +16,33 @@ struct Values {
 };
 
 OptionTable TableOf(Values* v) {
-  return OptionTable({
-      {"color", "NAME", "What colour.",
-       [v](const std::string& t) {
-         v->color = t;
-         return t == "none" ? absl::InvalidArgumentError("a colour is expected") : absl::OkStatus();
-       },
-       [v] { return v->color; }},
-      {"loud", "", "Whether loud.",
-       [v](const std::string& t) {
-         const auto b = ParseBool(t);
-         if (b.ok()) v->loud = *b;
-         return b.status();
-       },
-       [v] { return std::string(v->loud ? "true" : "false"); }},
-      {"item_count", "COUNT", "How many.",
-       [v](const std::string& t) {
-         const auto n = ParseInteger(t, 1, 9);
-         if (n.ok()) v->count = *n;
-         return n.status();
-       },
-       [v] { return std::to_string(v->count); }},
-      {"secret", "X", "", [](const std::string&) { return absl::OkStatus(); },
-       [] { return std::string("s"); }, true},
-  });
+  return OptionTable(
+      {
+          {"color", "NAME", "What colour.",
+           [v](const std::string& t) {
+             v->color = t;
+             return t == "none" ? absl::InvalidArgumentError("a colour is expected")
+                                : absl::OkStatus();
+           },
+           [v] { return v->color; }},
+          {"loud", "", "Whether loud.",
+           [v](const std::string& t) {
+             const auto b = ParseBool(t);
+             if (b.ok()) v->loud = *b;
+             return b.status();
+           },
+           [v] { return std::string(v->loud ? "true" : "false"); }},
+          {"item_count", "COUNT", "How many.",
+           [v](const std::string& t) {
+             const auto n = ParseInteger(t, 1, 9);
+             if (n.ok()) v->count = *n;
+             return n.status();
+           },
+           [v] { return std::to_string(v->count); }},
+          {"secret", "X", "", [](const std::string&) { return absl::OkStatus(); },
+           [] { return std::string("s"); }, true},
+      },
+      "MUOND_", /*shared=*/true);
 }
 
 std::string MessageOf(const absl::Status& status) { return std::string(status.message()); }

@@ -1,15 +1,15 @@
-#include "server/daemon/local_plans.h"
+#include "tests/support/local_plans.h"
 
 #include <utility>
 
 #include "proto/planner/planner.h"
 #include "server/daemon/job_slabs.h"
 
-namespace muond {
+namespace muond::testing {
 
 void LocalPlans::CreateJob(std::shared_ptr<const Manifest> manifest,
                            std::vector<std::shared_ptr<const RankManifest>> ranks,
-                           uint64_t adopt_job_id,
+                           const AdoptedJob& adopted,
                            absl::AnyInvocable<void(absl::StatusOr<PlannedJob>)> done) {
   std::vector<DeviceSpec> devices;
   for (const auto& device : backend_.devices()) {
@@ -26,11 +26,11 @@ void LocalPlans::CreateJob(std::shared_ptr<const Manifest> manifest,
   auto planned = MakePlan(input);
   if (!planned.ok()) return done(planned.status());
   PlannedJob job;
-  job.job_id = adopt_job_id != 0 ? adopt_job_id : MintId();
+  job.job_id = adopted.job_id != 0 ? adopted.job_id : MintId();
   job.plan = std::move(planned->plan);
   done(std::move(job));
 }
 
 void LocalPlans::EndJob(uint64_t, const std::string&) {}
 
-}  // namespace muond
+}  // namespace muond::testing

@@ -1,5 +1,5 @@
-// LocalPlans: a PlanSource for one daemon by itself: the planner (proto/planner) over this daemon's
-// devices, and ids from here. For a daemon without coordinator, tests and benchmarks.
+// LocalPlans: a PlanSource for a river under test: the planner (proto/planner) over one daemon's devices, no coordinator.
+// Threads: the caller's; a callback runs at once.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 #include "kernels/runtime/backend.h"
 #include "server/daemon/plan_source.h"
 
-namespace muond {
+namespace muond::testing {
 
 class LocalPlans final : public PlanSource {
  public:
@@ -17,7 +17,7 @@ class LocalPlans final : public PlanSource {
   LocalPlans(std::string daemon, const Backend& backend)
       : daemon_(std::move(daemon)), backend_(backend) {}
   void CreateJob(std::shared_ptr<const Manifest> manifest,
-                 std::vector<std::shared_ptr<const RankManifest>> ranks, uint64_t adopt_job_id,
+                 std::vector<std::shared_ptr<const RankManifest>> ranks, const AdoptedJob& adopted,
                  absl::AnyInvocable<void(absl::StatusOr<PlannedJob>)> done) override;
   void EndJob(uint64_t job_id, const std::string& reason) override;
 
@@ -26,4 +26,4 @@ class LocalPlans final : public PlanSource {
   const Backend& backend_;
 };
 
-}  // namespace muond
+}  // namespace muond::testing

@@ -1,10 +1,14 @@
-#include "server/daemon/option_table.h"
+#include "server/observe/option_table.h"
 
+#include <unistd.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <numeric>
+#include <sstream>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -12,13 +16,12 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 
+extern char** environ;
+
 namespace muond {
 namespace {
 
-constexpr const char* kPrefix = "MUOND_";
-
 std::string FlagOf(const std::string& name) { return absl::StrReplaceAll(name, {{"_", "-"}}); }
-std::string VariableOf(const std::string& name) { return kPrefix + absl::AsciiStrToUpper(name); }
 
 // Levenshtein: insertions, deletions, substitutions.
 size_t Distance(const std::string& a, const std::string& b) {
@@ -59,6 +62,10 @@ std::string Folded(const std::string& text, size_t indent, size_t width) {
 }
 
 }  // namespace
+
+std::string OptionTable::VariableOf(const std::string& name) const {
+  return prefix_ + absl::AsciiStrToUpper(name);
+}
 
 OptionRow* OptionTable::Find(const std::string& name) {
   for (OptionRow& row : rows_) {
@@ -134,23 +141,69 @@ absl::Status OptionTable::SetFromYaml(const std::string& text, const std::string
 absl::Status OptionTable::SetFromEnvironment(
     const std::map<std::string, std::string>& environment) {
   for (const auto& [variable, value] : environment) {
-    if (variable.rfind(kPrefix, 0) != 0) continue;
-    const std::string name = absl::AsciiStrToLower(variable.substr(std::string(kPrefix).size()));
+    if (variable.rfind(prefix_, 0) != 0) continue;
+    const std::string name = absl::AsciiStrToLower(variable.substr(prefix_.size()));
     OptionRow* row = Find(name);
     if (row != nullptr && !row->hidden && VariableOf(name) == variable) {
       if (auto status = Set(row, value, absl::StrCat("environment ", variable)); !status.ok())
         return status;
       continue;
     }
-    // Others (MUOND_ENDPOINT) are for the client; but one or two letters from an option is a slip.
+    // Of a shared prefix one or two letters from an option is a slip; the rest is the others'.
     const std::string nearest = Nearest(name);
-    if (!nearest.empty() && Distance(name, nearest) <= 2) {
+    if (!nearest.empty() && (!shared_ || Distance(name, nearest) <= 2)) {
       return absl::InvalidArgumentError(absl::StrCat("environment ", variable,
                                                      " is no option; the nearest known one is ",
                                                      VariableOf(nearest)));
     }
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<Action> OptionTable::Read(const std::vector<std::string>& arguments,
+                                         const std::map<std::string, std::string>& environment,
+                                         bool flags_only) {
+  const std::string file_variable = VariableOf("config");
+  std::vector<std::string> flags;
+  std::string file;
+  Action action = Action::kRun;
+  if (const auto found = environment.find(file_variable); found != environment.end())
+    file = found->second;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& a = arguments[i];
+    if (a == "--help" || a == "-h") return Action::kHelp;
+    if (a == "--version") return Action::kVersion;
+    if (a == "--check-config")
+      action = Action::kCheckConfig;
+    else if (a == "--print-config")
+      action = Action::kPrintConfig;
+    else if (a.rfind("--config=", 0) == 0)
+      file = a.substr(9);
+    else if (a == "--config" && i + 1 < arguments.size())
+      file = arguments[++i];
+    else if (a == "--config")
+      return absl::InvalidArgumentError("--config needs a value: FILE");
+    else
+      flags.push_back(a);
+  }
+  if (!flags_only) {
+    if (!file.empty()) {
+      std::ifstream stream(file);
+      std::error_code ignored;
+      if (!stream || std::filesystem::is_directory(file, ignored)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("cannot read the configuration file ", file));
+      }
+      std::stringstream text;
+      text << stream.rdbuf();
+      if (auto status = SetFromYaml(text.str(), file); !status.ok()) return status;
+    }
+    auto variables = environment;
+    variables.erase(file_variable);
+    if (auto status = SetFromEnvironment(variables); !status.ok()) return status;
+  }
+  if (auto status = SetFromFlags(flags); !status.ok()) return status;
+  return action;
 }
 
 absl::Status OptionTable::SetFromFlags(const std::vector<std::string>& arguments) {
@@ -209,6 +262,17 @@ std::vector<std::string> OptionTable::AsFlags() const {
   for (const OptionRow& row : rows_)
     flags.push_back(absl::StrCat("--", FlagOf(row.name), "=", row.get()));
   return flags;
+}
+
+std::map<std::string, std::string> ProcessEnvironment() {
+  std::map<std::string, std::string> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text = *entry;
+    if (const size_t equals = text.find('='); equals != std::string::npos) {
+      environment[text.substr(0, equals)] = text.substr(equals + 1);
+    }
+  }
+  return environment;
 }
 
 absl::StatusOr<bool> ParseBool(const std::string& text) {
