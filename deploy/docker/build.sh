@@ -4,7 +4,7 @@
 set -eu
 out=${OUT:-/out}
 cmake --preset release -DMUOND_CUDA="$1" -DMUOND_TESTS=OFF -DMUOND_BENCHMARKS=OFF
-ninja -C build/release muond muonctl muond-coordinator muond_python_package
+ninja -C build/release all muond_python_package   # an install wants every program to be there
 cmake --install build/release --prefix "$out" --strip
 cmake --install build/release --prefix "$out/python" --component python --strip
 cp client/python/muond/*.py "$out/python/muond/"
