@@ -79,8 +79,8 @@ void FrameLine::Lose() {
 void FrameLine::Die() {
   dead_ = absl::UnavailableError(
       absl::StrFormat("the daemon is gone: its keeper closed the connection of rank %d. Parameters "
-                      "hold the values of the last "
-                      "finished step; the optimizer state went with the daemon",
+                      "hold the values of the last finished step; the optimizer state went with "
+                      "the daemon: to go on, make a new optimizer and load a saved state into it",
                       identity_.rank));
   Lose();
 }

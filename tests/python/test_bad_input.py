@@ -21,9 +21,24 @@ def test_no_daemon_at_all():
     p = nn.Parameter(torch.ones(2, 2))
     p.grad = torch.ones(2, 2)
     opt = muond.Muon([p], endpoint="unix:/tmp/no-such-muond/grpc.sock")
-    with pytest.raises(muond.MuondError, match=r"/tmp/no-such-muond/grpc\.sock"):
+    with pytest.raises(muond.MuondError, match=r"/tmp/no-such-muond/grpc\.sock.*or name none"):
         opt.step()
     assert torch.all(p == 1)
+
+
+def test_a_daemon_that_comes_later_is_found():
+    """An endpoint where nobody is yet does not end the optimizer."""
+    path = Path(f"/tmp/muond-later-{os.getpid()}")
+    p = nn.Parameter(torch.ones(2, 2))
+    p.grad = torch.ones(2, 2)
+    opt = muond.Muon([p], endpoint=f"unix:{path}/grpc.sock")
+    with pytest.raises(muond.DaemonLostError):
+        opt.step()
+    daemon = Daemon(arguments=["--socket-dir", str(path)])
+    opt.step()
+    assert torch.any(p != 1)
+    opt.close()
+    daemon.stop()
 
 
 def test_a_socket_path_that_is_too_long():

@@ -202,7 +202,11 @@ class Session:
             join_timeout_seconds=join_timeout,
             repair_timeout_seconds=repair_timeout,
         )
-        check(self._library.muond_client_attach(options, manifest.handle, handle))
+        try:
+            check(self._library.muond_client_attach(options, manifest.handle, handle))
+        except DaemonLostError as error:
+            hint = "start it (muond --help), or name none: the job then starts one of its own"
+            raise DaemonLostError(f"{error} ({hint})", error.status) from None
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None and os.getpid() == self._pid:
