@@ -50,8 +50,9 @@ class AlertsTest(unittest.TestCase):
         cls.addClassCleanup(cluster.close)
         coordinator = f"unix:{cluster.scratch}/coordinator.sock"
         cls.coordinator = cluster.start(
-            os.environ["MUOND_COORDINATOR_BIN"], "--listen", coordinator, log="coordinator")
-        time.sleep(0.3)
+            os.environ["COORDINATOR_BIN"], "--listen", coordinator, log="coordinator")
+        if not eventually(lambda: "coordinator.serving" in cluster.log("coordinator"), PATIENCE):
+            raise AssertionError(cluster.log("coordinator"))
         muted = open("/dev/full", "wb")  # noqa: SIM115
         cls.addClassCleanup(muted.close)
         # healthy: left alone. The others: named for what happens to them.
