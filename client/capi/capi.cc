@@ -182,6 +182,7 @@ muond_status muond_manifest_create(const muond_manifest_options* given, muond_ma
   made->manifest.world_size = options->world_size;
   made->manifest.buckets = options->buckets;
   made->rank.rank = options->rank;
+  made->rank.device_uuid = Text(options->device_uuid);
   *manifest = made.release();
   return Return(absl::OkStatus());
 }
@@ -367,6 +368,22 @@ muond_status muond_client_put(muond_client* client, int32_t block, const void* d
   if (absl::Status usable = Usable(client); !usable.ok()) return Return(usable);
   if (data == nullptr && size > 0) return Return(NullError("data"));
   return Return(client->client->Put(block, data, size));
+}
+
+muond_status muond_client_placed(muond_client* client, const int32_t* blocks, int32_t count) {
+  if (absl::Status usable = Usable(client); !usable.ok()) return Return(usable);
+  if (count < 0 || (blocks == nullptr && count > 0)) return Return(NullError("blocks"));
+  return Return(client->client->Placed({blocks, static_cast<size_t>(count)}));
+}
+
+muond_status muond_client_use_stream(muond_client* client, void* stream) {
+  if (absl::Status usable = Usable(client); !usable.ok()) return Return(usable);
+  return Return(client->client->UseStream(reinterpret_cast<uintptr_t>(stream)));
+}
+
+muond_status muond_client_wait_on_stream(muond_client* client) {
+  if (absl::Status usable = Usable(client); !usable.ok()) return Return(usable);
+  return Return(client->client->WaitOnStream());
 }
 
 muond_status muond_client_announce(muond_client* client, int32_t bucket) {

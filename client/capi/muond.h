@@ -37,7 +37,7 @@ extern "C" {
 
 /* Grows when something is added; what is here keeps its meaning while the major version is 1. */
 #define MUOND_ABI_MAJOR 1
-#define MUOND_ABI_MINOR 0
+#define MUOND_ABI_MINOR 1
 
 typedef enum muond_status {
   MUOND_OK = 0,
@@ -153,6 +153,9 @@ typedef struct muond_manifest_options {
   int32_t rank;
   /* tensors name one of 0 .. buckets-1; those of one bucket are announced together */
   int32_t buckets;
+  /* Since 1.1. Of the GPU in whose memory the blocks lie, "GPU-..."; NULL: host memory. Slabs are device memory then, put takes device
+   * (or pinned) pointers, and everything comes in stream order: see muond_client_use_stream. */
+  const char* device_uuid;
 } muond_manifest_options;
 
 typedef struct muond_coefficients {
@@ -272,6 +275,16 @@ MUOND_API void muond_slab_release(muond_slab* slab);
  * one counts. A tensor without a put has no gradient in this step. */
 MUOND_API muond_status muond_client_put(muond_client* client, int32_t block, const void* data,
                                         uint64_t size);
+/* Since 1.1. The gradients of these blocks are in their places in the gradient slab, or are written there by work that the stream
+ * holds already. Counts as a put. */
+MUOND_API muond_status muond_client_placed(muond_client* client, const int32_t* blocks,
+                                           int32_t count);
+/* Since 1.1, for a rank on a GPU: the cudaStream_t that put, announce, commit and wait_on_stream work behind, until another is
+ * named. 0 (NULL) is the default stream. */
+MUOND_API muond_status muond_client_use_stream(muond_client* client, void* stream);
+/* Since 1.1, after a commit: what the stream holds next sees the new parameters; the host does not wait. The outcome comes from
+ * muond_client_wait, before the next step's first put. */
+MUOND_API muond_status muond_client_wait_on_stream(muond_client* client);
 /* All gradients of the bucket are put: the daemon may look at them. The commit does it for buckets
  * that were not announced. */
 MUOND_API muond_status muond_client_announce(muond_client* client, int32_t bucket);

@@ -2,7 +2,9 @@
 // and waits for them.
 // Put* -> Announce* -> Commit -> Wait, once per step; the parameters are then new in the parameter
 // slab.
-// Threads: one at a time, the caller's; nothing runs in the background.
+// A rank on a GPU works in stream order: after UseStream, what Put, Announce and WaitOnStream do comes behind what the stream holds,
+// the calls return at once, and Wait is made before the next step's first Put.
+// Threads: one at a time, the caller's; in the background runs nothing but, for a rank on a GPU, job_watch.h.
 // Errors:  INVALID_ARGUMENT and FAILED_PRECONDITION change nothing and can be followed by a right
 // call. UNAVAILABLE is for good: the
 // keeper is gone, or the job is; every later call returns the same. A stepper that dies is no
@@ -19,6 +21,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "client/core/device.h"
 #include "client/core/mapping.h"
 #include "kernels/runtime/spin_window.h"
 #include "proto/types/daemon_calls.h"
@@ -76,6 +80,13 @@ class Client {
   // gradient is needed. The place may be written from the moment the step before is over (Wait) until
   // its bucket is announced.
   virtual absl::Status Put(int32_t shard, const void* data, uint64_t size_bytes) = 0;
+  // The gradients of these shards are written to their places by work that the stream holds already (a rank on a GPU), or are
+  // there. Shards whose place says push_gradient = false need no bytes.
+  virtual absl::Status Placed(absl::Span<const int32_t> shards) = 0;
+  // The stream that the next calls speak of. FAILED_PRECONDITION for a rank in host memory.
+  virtual absl::Status UseStream(StreamHandle stream) = 0;
+  // The stream goes on when the committed step is over: what it holds next sees the new parameters.
+  virtual absl::Status WaitOnStream() = 0;
   // Every gradient of the bucket that the step will have is put.
   virtual absl::Status Announce(int32_t bucket) = 0;
   // Announces what is left and hands the step over. Returns its number.

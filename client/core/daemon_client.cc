@@ -57,14 +57,18 @@ absl::Status DaemonClient::Put(int32_t shard, const void* data, uint64_t size_by
   const bool compared = spec.replica_kind == ReplicaKind::kSame && spec.replicas > 1;
   uint64_t digest = 0;
   if (!place.push_gradient) {
-    digest = Digest(data, size_bytes);
+    if (device_ == nullptr) digest = Digest(data, size_bytes);
   } else {
     if (absl::Status taken = WaitUntilTaken(manifest_.tensors[spec.tensor].bucket); !taken.ok()) {
       return taken;
     }
     char* to = gradients_->data() + place.gradient_offset;
     if (data == to) {  // written in place
-      if (compared) digest = Digest(data, size_bytes);
+      if (compared && device_ == nullptr) digest = Digest(data, size_bytes);
+    } else if (device_ != nullptr) {
+      if (absl::Status copied = device_->Copy(stream_, to, data, size_bytes); !copied.ok()) {
+        return copied;
+      }
     } else if (compared) {
       digest = CopyAndDigest(to, data, size_bytes);
     } else if (size_bytes > 0) {
@@ -75,9 +79,55 @@ absl::Status DaemonClient::Put(int32_t shard, const void* data, uint64_t size_by
   return absl::OkStatus();
 }
 
-void DaemonClient::AnnounceNow(int32_t bucket) {
-  page_->gradient_ready(own_rank(), bucket)
-      .store(book_->step() << 16 | kAttempt, std::memory_order_release);
+absl::Status DaemonClient::Placed(absl::Span<const int32_t> shards) {
+  if (absl::Status alive = Alive(); !alive.ok()) return alive;
+  for (int32_t shard : shards) {
+    const uint64_t size_bytes =
+        shard >= 0 && static_cast<size_t>(shard) < places_.size() ? places_[shard].size_bytes : 0;
+    if (absl::Status may = book_->MayPut(shard, size_bytes); !may.ok()) return may;
+  }
+  for (int32_t shard : shards) {
+    const ShardSpec& spec = rank_.shards[shard];
+    const bool compared = spec.replica_kind == ReplicaKind::kSame && spec.replicas > 1;
+    if (compared && device_ == nullptr) {
+      return absl::FailedPreconditionError(
+          "replicas in host memory are compared by what Put reads: put their gradients");
+    }
+    book_->DidPut(shard, 0);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DaemonClient::UseStream(StreamHandle stream) {
+  if (device_ == nullptr) {
+    return absl::FailedPreconditionError("this rank's memory is the host's: it has no stream");
+  }
+  stream_ = stream;
+  return absl::OkStatus();
+}
+
+absl::Status DaemonClient::WaitOnStream() {
+  if (device_ == nullptr) {
+    return absl::FailedPreconditionError("this rank's memory is the host's: it has no stream");
+  }
+  if (absl::Status may = book_->MayWait(); !may.ok()) return may;
+  stream_waits_ = true;
+  return device_->WaitCell(stream_, &page_->step_over(own_rank()), book_->step() << 8);
+}
+
+absl::Status DaemonClient::AnnounceNow(int32_t bucket) {
+  Cell& cell = page_->gradient_ready(own_rank(), bucket);
+  const uint64_t value = book_->step() << 16 | kAttempt;
+  if (device_ != nullptr) {
+    if (absl::Status wrote = device_->WriteCell(stream_, &cell, value); !wrote.ok()) return wrote;
+  } else {
+    cell.store(value, std::memory_order_release);
+  }
+  SayReady(bucket);
+  return absl::OkStatus();
+}
+
+void DaemonClient::SayReady(int32_t bucket) {
   Frame ready = line_->Make(FrameType::kReady, book_->step());
   ready.bucket = static_cast<uint32_t>(bucket);
   ready.attempt = kAttempt;
@@ -88,8 +138,8 @@ absl::Status DaemonClient::Announce(int32_t bucket) {
   if (absl::Status alive = Alive(); !alive.ok()) return alive;
   if (absl::Status may = book_->MayAnnounce(bucket); !may.ok()) return may;
   if (book_->announced(bucket)) return absl::OkStatus();
+  if (absl::Status announced = AnnounceNow(bucket); !announced.ok()) return announced;
   book_->DidAnnounce(bucket);
-  AnnounceNow(bucket);
   return absl::OkStatus();
 }
 
@@ -123,7 +173,7 @@ absl::StatusOr<uint64_t> DaemonClient::Commit(const StepSettings& settings) {
 
 void DaemonClient::SayAgain() {
   for (int32_t bucket = 0; bucket < manifest_.buckets; ++bucket) {
-    if (book_->announced(bucket)) AnnounceNow(bucket);
+    if (book_->announced(bucket)) SayReady(bucket);
   }
   if (book_->committed()) line_->Send(line_->Make(FrameType::kStep, book_->step()));
 }
@@ -192,12 +242,18 @@ StepResult DaemonClient::Over(bool applied) {
     }
   }
   info_.last_step = result.step;
+  stream_waits_ = false;
   book_->Begin(result.step + 1);
   return result;
 }
 
+uint64_t DaemonClient::StepOver() const {
+  if (watch_ != nullptr) return watch_->Outcome();
+  return page_->step_over(own_rank()).load(std::memory_order_acquire);
+}
+
 bool DaemonClient::IsOver() const {
-  const uint64_t over = page_->step_over(own_rank()).load(std::memory_order_acquire);
+  const uint64_t over = StepOver();
   return over >> 8 >= book_->step() && over < kPoison;
 }
 
@@ -207,7 +263,7 @@ absl::StatusOr<StepResult> DaemonClient::Wait(absl::Duration timeout) {
   absl::Time reason_until = absl::InfiniteFuture();
   for (;;) {
     // The outcome first: a step that was over before the daemon went is over.
-    const uint64_t over = page_->step_over(own_rank()).load(std::memory_order_acquire);
+    const uint64_t over = StepOver();
     const bool is_over = over >> 8 >= book_->step() && over < kPoison;
     if (is_over && (over & 0xff) == static_cast<uint64_t>(StepOutcome::kApplied)) {
       // What came meanwhile is taken off the line: a rank whose steps are always over when it looks would never read it.

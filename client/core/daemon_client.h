@@ -8,6 +8,8 @@
 // of a VOID step: nothing of it is there when a step runs or a process forks.
 #pragma once
 
+#include <unistd.h>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,6 +17,7 @@
 
 #include "client/core/client.h"
 #include "client/core/frame_line.h"
+#include "client/core/job_watch.h"
 #include "client/core/step_book.h"
 
 namespace muond {
@@ -35,6 +38,9 @@ class DaemonClient : public Client {
   std::shared_ptr<Mapping> parameter_slab() const override { return parameters_; }
 
   absl::Status Put(int32_t shard, const void* data, uint64_t size_bytes) override;
+  absl::Status Placed(absl::Span<const int32_t> shards) override;
+  absl::Status UseStream(StreamHandle stream) override;
+  absl::Status WaitOnStream() override;
   absl::Status Announce(int32_t bucket) override;
   absl::StatusOr<uint64_t> Commit(const StepSettings& settings) override;
   absl::StatusOr<StepResult> Wait(absl::Duration timeout) override;
@@ -47,6 +53,7 @@ class DaemonClient : public Client {
  private:
   DaemonClient(const AttachOptions& options, const Manifest& manifest, const RankManifest& rank);
   absl::Status MapSlabs(SlabFetch* keeper, const AttachReply& layout);
+  absl::StatusOr<std::shared_ptr<Mapping>> MapSlab(int fd, uint64_t size_bytes, bool on_device);
   absl::Status PlaceShards(const AttachReply& layout);
 
   // The open step's outcome is in the page.
@@ -54,8 +61,10 @@ class DaemonClient : public Client {
   uint32_t own_rank() const { return static_cast<uint32_t>(rank_.rank); }
   // OK while the job lives; afterwards the reason, the same at every call.
   absl::Status Alive();
-  void AnnounceNow(int32_t bucket);
+  absl::Status AnnounceNow(int32_t bucket);
+  void SayReady(int32_t bucket);
   void SayAgain();
+  uint64_t StepOver() const;
   // Takes what the line brings within `timeout`.
   absl::Status Listen(absl::Duration timeout);
   absl::Status Hear(const Frame& frame);
@@ -71,12 +80,17 @@ class DaemonClient : public Client {
   const Manifest manifest_;
   const RankManifest rank_;
   std::vector<ShardInSlab> places_;
+  std::shared_ptr<ClientDevice> device_;  // null: this rank's memory is the host's
+  StreamHandle stream_ = 0;
+  bool stream_waits_ = false;  // a stream was told to wait for the committed step
   std::shared_ptr<Mapping> gradients_, parameters_, page_memory_;
   std::unique_ptr<JobPage> page_;
   std::unique_ptr<FrameLine> line_;
   std::unique_ptr<StepBook> book_;
   SpinWindow spin_;
+  std::unique_ptr<JobWatch> watch_;  // of a rank on a GPU
   ClientInfo info_;
+  const pid_t owner_pid_ = ::getpid();
   int keeper_descriptor_ = -1;
   uint64_t first_step_ = 1;  // of this session
   absl::Time next_repeat_;

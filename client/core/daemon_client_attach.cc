@@ -32,12 +32,17 @@ absl::StatusOr<std::unique_ptr<Client>> DaemonClient::Attach(const AttachOptions
                                                              const RankManifest& rank) {
   if (absl::Status valid = Validate(manifest); !valid.ok()) return valid;
   if (absl::Status valid = Validate(manifest, rank); !valid.ok()) return valid;
+  std::unique_ptr<DaemonClient> client(new DaemonClient(options, manifest, rank));
+  if (!rank.device_uuid.empty()) {
+    absl::StatusOr<std::shared_ptr<ClientDevice>> device = OpenClientDevice(rank.device_uuid);
+    if (!device.ok()) return device.status();
+    client->device_ = *std::move(device);
+  }
   absl::StatusOr<Joined> in = JoinDaemon(options, manifest, rank);
   if (!in.ok()) return in.status();
   const JoinReply* const joined = &in->reply;
   const AttachReply* const layout = &in->layout;
 
-  std::unique_ptr<DaemonClient> client(new DaemonClient(options, manifest, rank));
   client->info_.job = joined->job;
   client->info_.session = joined->session;
   client->info_.incarnation = joined->incarnation;
@@ -58,6 +63,12 @@ absl::StatusOr<std::unique_ptr<Client>> DaemonClient::Attach(const AttachOptions
   if (absl::Status placed = client->PlaceShards(*layout); !placed.ok()) return placed;
   client->book_ = std::make_unique<StepBook>(client->manifest_, client->rank_, client->places_);
   client->book_->Begin(client->first_step_);
+  if (client->device_ != nullptr) {
+    auto watch = JobWatch::Start(client->keeper_descriptor_, &client->page_->header().poison,
+                                 &client->page_->step_over(client->own_rank()));
+    if (!watch.ok()) return watch.status();
+    client->watch_ = *std::move(watch);
+  }
 
   Frame identity;
   identity.job = joined->job;
@@ -77,7 +88,21 @@ absl::StatusOr<std::unique_ptr<Client>> DaemonClient::Attach(const AttachOptions
 }
 
 DaemonClient::~DaemonClient() {
+  if (watch_ != nullptr) {
+    watch_.reset();
+    // A stream that still waits is let go before the cell's page goes.
+    if (stream_waits_ && ::getpid() == owner_pid_) {
+      StoreCell(&page_->step_over(own_rank()), kPoison);
+      device_->Synchronize();
+    }
+  }
   if (keeper_descriptor_ >= 0) UnguardDescriptor(keeper_descriptor_);
+}
+
+absl::StatusOr<std::shared_ptr<Mapping>> DaemonClient::MapSlab(int fd, uint64_t size_bytes,
+                                                               bool on_device) {
+  if (on_device && device_ != nullptr) return device_->Map(fd, size_bytes);
+  return Mapping::Shared(fd, size_bytes);
 }
 
 absl::Status DaemonClient::MapSlabs(SlabFetch* keeper, const AttachReply& layout) {
@@ -120,7 +145,7 @@ absl::Status DaemonClient::MapSlabs(SlabFetch* keeper, const AttachReply& layout
                                                  static_cast<int>(slab.message.kind)));
     }
     absl::StatusOr<std::shared_ptr<Mapping>> mapped =
-        Mapping::Shared(slab.descriptor.get(), size_bytes);
+        MapSlab(slab.descriptor.get(), size_bytes, slab.message.kind != SlabKind::kPage);
     if (!mapped.ok()) return mapped.status();
     *mapping = *std::move(mapped);
     slab.descriptor.Reset();

@@ -115,6 +115,10 @@ absl::Status DaemonClient::PushState(int32_t tensor, StateField field, const voi
 
 absl::Status DaemonClient::Detach() {
   if (absl::Status alive = Alive(); !alive.ok()) return alive;
+  // A rank on a GPU may leave while its last step is under way: it counts.
+  if (device_ != nullptr && book_->committed()) {
+    if (auto over = Wait(options_.repair_timeout); !over.ok()) return over.status();
+  }
   line_->Send(line_->Make(FrameType::kBye, info_.last_step));
   bool again = false;
   absl::Status left = Ask([&](DaemonStub& stub) {

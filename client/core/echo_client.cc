@@ -46,6 +46,20 @@ class EchoClient : public Client {
     return absl::OkStatus();
   }
 
+  absl::Status Placed(absl::Span<const int32_t> shards) override {
+    for (int32_t shard : shards) {
+      const bool known = shard >= 0 && static_cast<size_t>(shard) < places_.size();
+      const uint64_t size_bytes = known ? places_[shard].size_bytes : 0;
+      if (absl::Status may = book_.MayPut(shard, size_bytes); !may.ok()) return may;
+    }
+    for (int32_t shard : shards) book_.DidPut(shard, 0);
+    return absl::OkStatus();
+  }
+  absl::Status UseStream(StreamHandle) override {
+    return absl::FailedPreconditionError("the echo has no stream");
+  }
+  absl::Status WaitOnStream() override { return UseStream(0); }
+
   absl::Status Announce(int32_t bucket) override {
     if (absl::Status may = book_.MayAnnounce(bucket); !may.ok()) return may;
     book_.DidAnnounce(bucket);

@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "absl/strings/str_format.h"
+#include "kernels/runtime/host_pages.h"
 #include "kernels/runtime/shared_pages.h"
 
 namespace muond {
@@ -36,8 +37,15 @@ absl::StatusOr<std::shared_ptr<Mapping>> Mapping::Private(uint64_t size_bytes) {
   return Map(-1, size_bytes);
 }
 
+std::shared_ptr<Mapping> Mapping::Foreign(char* data, uint64_t size_bytes,
+                                          std::shared_ptr<void> owner) {
+  return std::shared_ptr<Mapping>(new Mapping(data, size_bytes, std::move(owner)));
+}
+
 Mapping::~Mapping() {
-  if (data_ != nullptr) ::munmap(data_, size_bytes_);
+  if (data_ == nullptr || owner_ != nullptr) return;
+  NotifyHostUnmap(data_, size_bytes_);
+  ::munmap(data_, size_bytes_);
 }
 
 }  // namespace muond

@@ -7,10 +7,12 @@
 namespace muond {
 namespace {
 
-absl::StatusOr<std::unique_ptr<Backend>> TryCuda() {
+absl::StatusOr<std::unique_ptr<Backend>> TryCuda([[maybe_unused]] const Config& config) {
 #ifdef MUOND_CUDA_ROOMS
   // Blocked stream waits eat hardware queues; read by CUDA when it starts.
   ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
+  if (!config.cuda_devices.empty())
+    ::setenv("CUDA_VISIBLE_DEVICES", config.cuda_devices.c_str(), 1);
   return CreateCudaBackend();
 #else
   return absl::UnavailableError("this build has no CUDA backend");
@@ -28,7 +30,7 @@ absl::StatusOr<std::unique_ptr<Ops>> OpsOf([[maybe_unused]] Device& device) {
 
 absl::StatusOr<ChosenBackend> ChooseBackend(const Config& config) {
   if (config.backend != BackendChoice::kCpu) {
-    auto cuda = TryCuda();
+    auto cuda = TryCuda(config);
     if (cuda.ok()) return ChosenBackend{*std::move(cuda), OpsOf, "cuda"};
     if (config.backend == BackendChoice::kCuda) return cuda.status();
     Log(Severity::kInfo, "backend.no_cuda", {{"reason", cuda.status()}});

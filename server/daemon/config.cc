@@ -75,6 +75,10 @@ std::vector<OptionRow> Rows(Config* c) {
          return absl::InvalidArgumentError("auto, cpu or cuda is expected");
        },
        [c] { return std::string(kBackends[static_cast<int>(c->backend)]); }},
+      LineOption("cuda_devices", "UUID,...",
+                 "CUDA backend: these GPUs alone, by UUID (GPU-...) or number. Without it: what "
+                 "CUDA_VISIBLE_DEVICES leaves.",
+                 &c->cuda_devices),
       WholeOption("cpu_devices", "COUNT",
                   "CPU backend: that many devices, each with streams of its own.", &c->cpu_devices,
                   1, kDevicesMax),

@@ -24,6 +24,7 @@ struct Config {
   // Where the daemon's id and the embedded coordinator's catalogue are; empty: in socket_dir, where they end with the daemon.
   std::string state_dir;
   BackendChoice backend = BackendChoice::kAuto;
+  std::string cuda_devices;  // as CUDA_VISIBLE_DEVICES has it; empty: as the environment says
   int cpu_devices = 1;
   uint64_t cpu_memory_bytes = 0;  // each; 0: the machine's memory divided by the devices
   uint64_t workspace_bytes = 0;   // each device, at most; 0: what the largest matrix needs

@@ -19,7 +19,10 @@ Job::Job(CatalogRecord record, std::unique_ptr<JobLayout> layout, const JobConte
   measure_queues_.resize(devices_.size());
 }
 
-Job::~Job() { SyncLanes(); }
+Job::~Job() {
+  ForgetCells();
+  SyncLanes();
+}
 
 void Job::SyncLanes() {
   // A failure of a stream is seen, and reported, by who enqueues on it next.
@@ -74,6 +77,7 @@ absl::Status Job::BuildRooms() {
   requested_.assign(layout_->page.items, {});
   measured_.assign(layout_->page.items, {});
   presence_.assign(layout_->page.tensors, kAbsent);
+  watched_.assign(size_t{layout_->page.ranks} * layout_->page.buckets, 0);
   bucket_left_ = std::make_unique<std::atomic<uint32_t>[]>(layout_->page.buckets);
   return absl::OkStatus();
 }
@@ -81,6 +85,7 @@ absl::Status Job::BuildRooms() {
 void Job::Orphan() {
   MUOND_CHECK(phase_ != JobPhase::kRunning);
   orphan_wanted_ = false;
+  ForgetCells();
   for (uint64_t session : record_.sessions) (void)context_.vault.Revoke(session);
   if (!has_slabs()) {
     phase_ = JobPhase::kOrphaned;
@@ -93,6 +98,7 @@ void Job::Orphan() {
 }
 
 void Job::DropAll() {
+  ForgetCells();
   SyncLanes();
   for (uint64_t session : record_.sessions) (void)context_.vault.Revoke(session);
   slabs_.DropAll();

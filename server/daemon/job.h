@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/daemon/catalog.h"
+#include "server/daemon/cell_watch.h"
 #include "server/daemon/job_layout.h"
 #include "server/daemon/job_slabs.h"
 #include "server/daemon/job_works.h"
@@ -51,6 +52,7 @@ struct JobContext {
   SlabVault& vault;
   Metrics* metrics = nullptr;
   bool fail_points = false;  // one is armed: passages are enqueued on device streams too
+  CellWatch* watch = nullptr;  // needed for ranks on GPUs
 };
 
 enum class JobPhase : uint8_t {
@@ -170,6 +172,11 @@ class Job {
   absl::Status BuildRooms();  // page, works, gatherer, book: from layout and slabs
   void BeginStep(uint64_t step);
   void ReadCell(uint32_t rank, uint32_t bucket);
+  // Of a rank on a GPU: its stream writes the cells, when it gets there.
+  bool WritesLater(uint32_t rank) const;
+  void WatchGradient(uint32_t rank, uint32_t bucket);
+  void WatchSheets();
+  void ForgetCells();
   void RequestMeasure(uint32_t item);
   void FlushMeasures();
   void TryVerdict();
@@ -218,6 +225,7 @@ class Job {
   std::vector<MeasureRequest> requested_, measured_;  // by item
   std::vector<MeasureQueue> measure_queues_;          // by device
   std::vector<uint32_t> whole_;
+  std::vector<uint64_t> watched_;  // by rank and bucket: the step whose cell is watched for
   std::vector<std::vector<ScheduledItem>> runnable_;  // by device
   std::deque<GroupRun> runs_;
   std::vector<size_t> free_runs_;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/daemon/catalog.h"
 #include "server/observe/fail_point.h"
@@ -28,6 +29,25 @@ absl::Status JobSlabs::Hold(absl::StatusOr<std::unique_ptr<Slab>> slab, SlabInfo
   if (absl::Status status = vault_.Keep(info, (*slab)->descriptor()); !status.ok()) return status;
   *to = {info.slab, *std::move(slab)};
   return absl::OkStatus();
+}
+
+absl::StatusOr<Device*> JobSlabs::DeviceOfRank(const RankManifest& rank) const {
+  const auto& devices = backend_.devices();
+  const bool gpus = devices.front()->info().kind == DeviceKind::kCuda;
+  if (rank.device_uuid.empty()) {
+    if (!gpus) return devices[static_cast<size_t>(rank.rank) % devices.size()].get();
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "rank %d has its parameters in host memory; this daemon serves %d GPUs (run one with --backend cpu)",
+        rank.rank, devices.size()));
+  }
+  std::string known;
+  for (const auto& device : devices) {
+    if (device->info().uuid == rank.device_uuid) return device.get();
+    absl::StrAppend(&known, known.empty() ? "" : ", ", device->info().uuid);
+  }
+  return absl::FailedPreconditionError(
+      absl::StrFormat("rank %d has its parameters on %s; this daemon has %s", rank.rank,
+                      rank.device_uuid, known));
 }
 
 void JobSlabs::WriteIds() {
@@ -115,8 +135,9 @@ absl::Status JobSlabs::Allocate(const JobLayout& layout, absl::Span<const uint64
     gradients.resize(layout.ranks.size());
     parameters.resize(layout.ranks.size());
     for (uint32_t rank = 0; rank < layout.ranks.size(); ++rank) {
-      Device& device = DeviceOfRank(rank);
-      const uint32_t ordinal = static_cast<uint32_t>(device.info().ordinal);
+      const absl::StatusOr<Device*> device = DeviceOfRank(*layout.ranks[rank]);
+      if (!device.ok()) return device.status();
+      const uint32_t ordinal = static_cast<uint32_t>((*device)->info().ordinal);
       const RankLayout& sizes = layout.rank_layouts[rank];
       const auto hold = [&](HeldSlab& slab, SlabKind kind, const char* what, uint64_t bytes) {
         if (slab.held()) return absl::OkStatus();
@@ -128,7 +149,7 @@ absl::Status JobSlabs::Allocate(const JobLayout& layout, absl::Span<const uint64
                 rank,
                 ordinal,
                 absl::StrFormat("%s %x rank %d", what, job_, rank)};
-        return Hold(device.CreateSlab(info.label, bytes), info, &slab);
+        return Hold((*device)->CreateSlab(info.label, bytes), info, &slab);
       };
       absl::Status status =
           hold(gradients[rank], SlabKind::kGradient, "gradient", sizes.gradient_bytes);

@@ -55,9 +55,8 @@ class JobSlabs {
   uint64_t state_bytes() const;
 
  private:
-  Device& DeviceOfRank(uint32_t rank) const {
-    return *backend_.devices()[rank % backend_.devices().size()];
-  }
+  // The device in whose memory the rank's shards lie.
+  absl::StatusOr<Device*> DeviceOfRank(const RankManifest& rank) const;
   absl::Status Hold(absl::StatusOr<std::unique_ptr<Slab>> slab, SlabInfo info, HeldSlab* to);
   void WriteIds();  // into the catalogue, where there is one
 

@@ -18,6 +18,7 @@ void Job::BeginStep(uint64_t step) {
   for (uint32_t rank = 0; rank < ranks(); ++rank) {
     for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) ReadCell(rank, bucket);
   }
+  WatchSheets();
   FlushMeasures();
 }
 
@@ -33,6 +34,7 @@ void Job::ReadCell(uint32_t rank, uint32_t bucket) {
 void Job::Announced(uint32_t rank, uint32_t bucket) {
   if (phase_ != JobPhase::kGathering) return;
   ReadCell(rank, bucket);
+  WatchGradient(rank, bucket);
   FailPoint("after_ready");
   FlushMeasures();
   if (sheets_checked_) TryVerdict();
@@ -44,7 +46,10 @@ void Job::SheetFilled(uint32_t rank) {
     if (rank_state(other) == CatalogRank::kLeft)
       return Conclude(::muond::RankLost(other, "it has left the job"));
   }
-  for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) ReadCell(rank, bucket);
+  for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) {
+    ReadCell(rank, bucket);
+    WatchGradient(rank, bucket);
+  }
   FailPoint("after_sheet");
   FlushMeasures();
   TryVerdict();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <new>
 
 #include "kernels/optim/adamw.h"
 
@@ -35,10 +36,32 @@ absl::StatusOr<std::unique_ptr<JobWorks>> JobWorks::Build(const JobLayout& layou
   works->copies_.resize(items);
   works->measures_.resize(items);
   works->narrowed_.assign(items, false);
+  if (absl::Status status = works->BuildHostPages(); !status.ok()) return status;
   for (uint32_t item = 0; item < items; ++item) {
     if (absl::Status status = works->BuildItem(item, page); !status.ok()) return status;
   }
   return works;
+}
+
+absl::Status JobWorks::BuildHostPages() {
+  size_t runs = 0;
+  for (const ItemLayout& item : layout_.items) runs += item.parts.runs.size();
+  const size_t bytes = runs * (sizeof(Measurement) + sizeof(MuonScalars) + sizeof(AdamWScalars));
+  auto slab = CreateHostSlab("works", std::max<size_t>(bytes, 1));
+  if (!slab.ok()) return slab.status();
+  host_ = *std::move(slab);
+  char* at = static_cast<char*>(host_->data());
+  const auto place = [&at, runs]<typename T>(absl::Span<T>* to) {
+    static_assert(alignof(T) <= 8 && sizeof(T) % 8 == 0);
+    T* const first = reinterpret_cast<T*>(at);
+    for (size_t i = 0; i < runs; ++i) new (first + i) T();
+    *to = {first, runs};
+    at += runs * sizeof(T);
+  };
+  place(&measurements_);
+  place(&muon_scalars_);
+  place(&adamw_scalars_);
+  return absl::OkStatus();
 }
 
 Block JobWorks::BlockOf(const RunParts& run, const Part& part, bool gradient) const {
@@ -77,8 +100,13 @@ absl::Status JobWorks::BuildItem(uint32_t index, const JobPage& page) {
   CopyOut& copy = copies_[index];
   std::map<uint32_t, Holder> holders;
   work.is_muon = item.rule == Rule::kMuon;
-  if (!work.is_muon) work.adamw_scalars.resize(item.parts.runs.size());
-  for (size_t r = 0; r < item.parts.runs.size(); ++r) {
+  const size_t runs = item.parts.runs.size();
+  if (work.is_muon) {
+    work.muon_scalars = &muon_scalars_[runs_built_];
+  } else {
+    work.adamw_scalars = adamw_scalars_.subspan(runs_built_, runs);
+  }
+  for (size_t r = 0; r < runs; ++r) {
     const RunParts& run = item.parts.runs[r];
     const TensorSpec& tensor = layout_.manifest->tensors[run.tensor];
     const std::vector<Block> gradient = GradientOf(run);
@@ -93,23 +121,23 @@ absl::Status JobWorks::BuildItem(uint32_t index, const JobPage& page) {
     }
     const Matrix staged{nullptr, run.rows, run.cols, run.cols, tensor.parameter_type};
     copy.shapes.push_back(staged);
-    measurements_.emplace_back();
+    Measurement* const measured = &measurements_[runs_built_++];
     MeasureTask measure;
     measure.blocks = gradient;
     measure.rows = run.rows;
     measure.cols = run.cols;
-    measure.result = &measurements_.back();
+    measure.result = measured;
     measures_[index].push_back(std::move(measure));
     measured_runs_.push_back({run.tensor,
                               static_cast<uint64_t>(run.rows) * static_cast<uint64_t>(run.cols),
-                              &measurements_.back()});
+                              measured});
     if (work.is_muon) {
       work.muon.rows = run.rows;
       work.muon.cols = run.cols;
       work.muon.gradient = gradient;
       work.muon.parameter_in = std::move(parameter_in);
       work.muon.parameter_out = staged;
-      work.muon.scalars = &work.muon_scalars;
+      work.muon.scalars = work.muon_scalars;
       work.muon.table = &tables_[item.group];
     } else {
       AdamWTask task;
@@ -196,7 +224,7 @@ void JobWorks::SetScalars(const SheetHeader& sheet, const GroupScalars* groups,
       if (work.is_muon) {
         const double scale = UpdateScaleFactor(layout_.manifest->groups[group].update_scale,
                                                work.muon.rows, work.muon.cols);
-        work.muon_scalars = {g.lr,  g.weight_decay, g.momentum,     g.eps,
+        *work.muon_scalars = {g.lr,  g.weight_decay, g.momentum,     g.eps,
                              scale, gradient_scale, g.nesterov != 0};
       } else {
         work.adamw_scalars[run] = {g.lr, g.weight_decay, g.beta1, g.beta2, g.eps, gradient_scale};

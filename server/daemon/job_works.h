@@ -71,6 +71,7 @@ class JobWorks {
   Block BlockOf(const RunParts& run, const Part& part, bool gradient) const;
   std::vector<Block> GradientOf(const RunParts& run) const;
   void SetGradient(uint32_t item, size_t run, const std::vector<Block>& blocks);
+  absl::Status BuildHostPages();
   absl::Status BuildItem(uint32_t item, const JobPage& page);
 
   const JobLayout& layout_;
@@ -78,7 +79,13 @@ class JobWorks {
   std::deque<ItemWork> works_;
   std::vector<CopyOut> copies_;
   std::vector<std::vector<MeasureTask>> measures_;
-  std::deque<Measurement> measurements_;
+  // Measurements and scalars: what devices write and read in host memory. A slab, so that its pages are unpinned before the
+  // addresses can be used again.
+  std::unique_ptr<Slab> host_;
+  absl::Span<Measurement> measurements_;  // by run of an item, as measured_runs_
+  absl::Span<MuonScalars> muon_scalars_;
+  absl::Span<AdamWScalars> adamw_scalars_;
+  size_t runs_built_ = 0;
   std::vector<MeasuredRun> measured_runs_;
   std::vector<CoefficientTable> tables_;  // by group
   std::vector<bool> narrowed_;  // items whose gradient blocks lack absent replicas at the moment

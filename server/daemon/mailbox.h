@@ -15,11 +15,18 @@
 
 namespace muond {
 
-enum class CompletionKind : uint8_t { kMeasured = 1, kGroupDone = 2, kJobStepDone = 3 };
+enum class CompletionKind : uint8_t {
+  kMeasured = 1,
+  kGroupDone = 2,
+  kJobStepDone = 3,
+  kGradientCell = 4,  // of a rank whose device writes its cells
+  kSheetCell = 5,
+};
 struct Completion {
   CompletionKind kind = CompletionKind::kMeasured;
   uint64_t job = 0;
-  uint64_t value = 0;  // kMeasured: device; kGroupDone: index of the run; kJobStepDone: the step
+  uint64_t value = 0;  // kMeasured: device; kGroupDone: index of the run; kJobStepDone: the step;
+                       // kGradientCell: rank << 32 | bucket; kSheetCell: rank
 };
 
 class Mailbox {

@@ -170,6 +170,13 @@ void StepLoopImpl::OnCompletion(const Completion& completion) {
     case CompletionKind::kJobStepDone:
       job.StepDone();
       break;
+    case CompletionKind::kGradientCell:
+      job.Announced(static_cast<uint32_t>(completion.value >> 32),
+                    static_cast<uint32_t>(completion.value));
+      break;
+    case CompletionKind::kSheetCell:
+      job.SheetFilled(static_cast<uint32_t>(completion.value));
+      break;
   }
   Settle(job);
 }

@@ -10,6 +10,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "kernels/runtime/spin_window.h"
+#include "server/daemon/cell_watch.h"
 #include "server/daemon/job.h"
 #include "server/daemon/mailbox.h"
 #include "server/daemon/step_loop.h"
@@ -107,6 +108,7 @@ class StepLoopImpl final : public StepLoop {
 
   StepLoopOptions options_;
   std::unique_ptr<Mailbox> mailbox_;
+  std::unique_ptr<CellWatch> watch_;  // posts to the mailbox
   UniqueFd epoll_;
   SpinWindow spin_;
   std::vector<DeviceRoom> devices_;

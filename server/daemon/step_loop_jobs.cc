@@ -197,7 +197,7 @@ absl::StatusOr<Job*> StepLoopImpl::StartJob(const Planning& planning, PlannedJob
 
 JobContext StepLoopImpl::Context() {
   return {*options_.backend, devices_,         *scheduler_,         *mailbox_,
-          *options_.vault,   options_.metrics, options_.fail_points};
+          *options_.vault,   options_.metrics, options_.fail_points, watch_.get()};
 }
 
 void StepLoopImpl::AddSessions(Job& job) {

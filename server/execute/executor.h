@@ -15,14 +15,15 @@
 
 namespace muond {
 
-// Muon: `muon` and `muon_scalars` (which it points to). AdamW: one task and one set of scalars for each run of rows.
+// Muon: `muon` and the scalars that it points to. AdamW: one task and one set of scalars for each run of rows. Scalars are
+// borrowed: they lie in host pages that a device can reach.
 // The address of an ItemWork is part of it: it is never moved.
 struct ItemWork {
   bool is_muon = true;
   MuonItem muon;
-  MuonScalars muon_scalars;
+  MuonScalars* muon_scalars = nullptr;
   std::vector<AdamWTask> adamw;
-  std::vector<AdamWScalars> adamw_scalars;
+  absl::Span<AdamWScalars> adamw_scalars;
 
   ItemWork() = default;
   ItemWork(const ItemWork&) = delete;

@@ -63,6 +63,7 @@ class ManifestOptions(Sized):
         ("world_size", c_int32),
         ("rank", c_int32),
         ("buckets", c_int32),
+        ("device_uuid", c_char_p),
     ]
 
 
@@ -211,6 +212,9 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "muond_slab_size": (c_uint64, [c_void_p]),
     "muond_slab_release": (None, [c_void_p]),
     "muond_client_put": (_STATUS, [c_void_p, c_int32, c_void_p, c_uint64]),
+    "muond_client_placed": (_STATUS, [c_void_p, POINTER(c_int32), c_int32]),
+    "muond_client_use_stream": (_STATUS, [c_void_p, c_void_p]),
+    "muond_client_wait_on_stream": (_STATUS, [c_void_p]),
     "muond_client_announce": (_STATUS, [c_void_p, c_int32]),
     "muond_client_commit": (_STATUS, [c_void_p, POINTER(Step), POINTER(c_uint64)]),
     "muond_client_wait": (_STATUS, [c_void_p, c_double, POINTER(Outcome)]),

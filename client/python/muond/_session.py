@@ -80,10 +80,17 @@ class Daemon:
 class Manifest:
     """What a rank wants to have optimised; indices count the calls of one kind."""
 
-    def __init__(self, job: str, world_size: int, rank: int, buckets: int) -> None:
+    def __init__(
+        self, job: str, world_size: int, rank: int, buckets: int, device_uuid: str | None = None
+    ) -> None:
+        """``device_uuid``: of the GPU that holds the parameters ("GPU-..."); None: host memory."""
         self.handle = c_void_p()
         options = lib.ManifestOptions.make(
-            job=_text(job), world_size=world_size, rank=rank, buckets=buckets
+            job=_text(job),
+            world_size=world_size,
+            rank=rank,
+            buckets=buckets,
+            device_uuid=_text(device_uuid),
         )
         check(lib.load().muond_manifest_create(options, self.handle))
 
@@ -243,6 +250,18 @@ class Session:
     def put(self, block: int, address: int, size: int) -> None:
         """The next step's gradient of ``block``: ``size`` dense bytes at ``address``."""
         check(self._library.muond_client_put(self.handle, block, address, size))
+
+    def use_stream(self, stream: int) -> None:
+        """For a rank on a GPU: the cudaStream_t that the next calls come behind."""
+        check(self._library.muond_client_use_stream(self.handle, stream))
+
+    def placed(self, blocks: ctypes.Array) -> None:
+        """The gradients of ``blocks`` (an array of int32) are in the slab once the stream gets there."""
+        check(self._library.muond_client_placed(self.handle, blocks, len(blocks)))
+
+    def wait_on_stream(self) -> None:
+        """What the stream holds next sees the committed step's parameters."""
+        check(self._library.muond_client_wait_on_stream(self.handle))
 
     def announce(self, bucket: int) -> None:
         check(self._library.muond_client_announce(self.handle, bucket))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from . import _library as lib
-from ._session import Manifest, Outcome, Session, Slab
+from . import device as devices
+from ._session import Manifest, Outcome, Session
 from .replicas import World
 
 # Tensors are announced together until a bucket has this much: enough to be worth a message, small enough to start early.
 BUCKET_BYTES = 4 << 20
+# On a GPU a bucket costs a stream operation or two, and larger copies fill it better.
+DEVICE_BUCKET_BYTES = 256 << 20
 # One call into the library never takes longer, so that Ctrl-C is heard.
 WAIT_SECONDS = 0.25
 
@@ -30,6 +34,7 @@ class Entry:
     bucket: int = 0
     shape: tuple[int, ...] = ()
     view: torch.Tensor | None = None  # its place in the parameter slab, in its shape
+    gradient: torch.Tensor | None = None  # on a GPU: its place in the gradient slab, if it has one
     adopted: bool = False  # the parameter lives in `view`; else it is copied there and back
 
     @property
@@ -56,10 +61,12 @@ def collect(
             name = name_of(p, g, i)
             check_servable(p, name)
             entries.append(Entry(p, name, g, len(entries), shape=tuple(p.shape)))
+    _check_together(entries)
     _check_apart(entries)
+    bucket_bytes = DEVICE_BUCKET_BYTES if entries and entries[0].parameter.is_cuda else BUCKET_BYTES
     bucket, filled = 0, 0
     for entry in entries:
-        if filled >= BUCKET_BYTES:
+        if filled >= bucket_bytes:
             bucket, filled = bucket + 1, 0
         entry.bucket = bucket
         filled += entry.parameter.numel() * entry.parameter.element_size()
@@ -89,10 +96,18 @@ def check_servable(p: torch.Tensor, name: str) -> None:
             f"{name} of shape {tuple(p.shape)} has strides {p.stride()}: elements share memory "
             "(expand); give it memory of its own with clone()"
         )
-    if p.device.type != "cpu":
-        raise ValueError(
-            f"{name} is on {p.device}; this version serves parameters in host memory (cpu)"
-        )
+    if p.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} is on {p.device}; parameters on cpu and cuda are served")
+
+
+def _check_together(entries: list[Entry]) -> None:
+    """A rank's shards lie in one slab, so in one memory."""
+    for entry in entries[1:]:
+        if entry.parameter.device != entries[0].parameter.device:
+            raise ValueError(
+                f"{entries[0].name} is on {entries[0].parameter.device}, {entry.name} on "
+                f"{entry.parameter.device}; the parameters of one optimizer must be on one device"
+            )
 
 
 def _check_apart(entries: list[Entry]) -> None:
@@ -115,7 +130,8 @@ def manifest_of(
     entries: list[Entry], param_groups: list[dict[str, Any]], world: World, job: str
 ) -> Manifest:
     """What the daemon is told of ``entries``."""
-    manifest = Manifest(job, world.size, world.rank, entries[-1].bucket + 1)
+    uuid = devices.uuid_of(entries[0].parameter.device)
+    manifest = Manifest(job, world.size, world.rank, entries[-1].bucket + 1, uuid)
     for g, group in enumerate(param_groups):
         if group["use_muon"]:
             table = group["ns_coefficients"]
@@ -133,11 +149,6 @@ def manifest_of(
     return manifest
 
 
-def _slab_tensor(slab: Slab, offset: int, shape: Iterable[int], size: int) -> torch.Tensor:
-    buffer = slab.buffer(offset, size)
-    return torch.frombuffer(buffer, dtype=torch.float32).view(tuple(shape))
-
-
 class Attachment:
     """Entries of one session. Parameters are adopted here: their memory is the parameter slab."""
 
@@ -148,11 +159,22 @@ class Attachment:
         self._last_of_bucket = {entry.bucket: entry for entry in entries}
         self._put: list[Entry] = []  # what the open step has a gradient of
         self._sizes = [session.place(entry.tensor).size for entry in entries]
-        slab = session.slab(lib.SLAB_PARAMETER)
+        self.device = entries[0].parameter.device
+        self.on_device = self.device.type == "cuda"
+        slab, gradients = session.slab(lib.SLAB_PARAMETER), session.slab(lib.SLAB_GRADIENT)
         for entry in entries:
             place = session.place(entry.tensor)
-            entry.view = _slab_tensor(slab, place.parameter_offset, entry.shape, place.size)
+            entry.view = devices.slab_tensor(
+                slab, place.parameter_offset, entry.shape, place.size, self.device
+            )
+            if self.on_device and place.push_gradient:
+                entry.gradient = devices.slab_tensor(
+                    gradients, place.gradient_offset, entry.shape, place.size, self.device
+                )
             self.adopt(entry)
+        if self.on_device:
+            # The daemon reads the parameters on streams of its own: they are there before its first step.
+            torch.cuda.synchronize(self.device)
 
     @torch.no_grad()
     def adopt(self, entry: Entry) -> None:
@@ -178,7 +200,11 @@ class Attachment:
                 continue
             if g.is_sparse or g.layout is not torch.strided:
                 raise RuntimeError(f"Muon does not support sparse gradients: {entry.name}.grad")
-            if g.dtype is not torch.float32 or tuple(g.shape) != entry.shape or g.is_cuda:
+            if (
+                g.dtype is not torch.float32
+                or tuple(g.shape) != entry.shape
+                or g.device != p.device
+            ):
                 raise ValueError(
                     f"{entry.name}.grad is {g.dtype} of shape {tuple(g.shape)} on {g.device}; its "
                     f"parameter is torch.float32 of shape {entry.shape} on {p.device}"
@@ -192,6 +218,9 @@ class Attachment:
 
     def put(self) -> None:
         """Hands the gradients over, bucket by bucket."""
+        if self.on_device:
+            self._put_on_stream()
+            return
         session = self.session
         self._put = []
         for entry, size in zip(self.entries, self._sizes, strict=True):
@@ -202,6 +231,27 @@ class Attachment:
                 self._put.append(entry)
             if self._last_of_bucket[entry.bucket] is entry:
                 session.announce(entry.bucket)
+
+    def _put_on_stream(self) -> None:
+        """The same as one batched copy on the current stream; the host does not wait."""
+        present = [entry for entry in self.entries if entry.parameter.grad is not None]
+        self._put = present
+        pushed = [entry for entry in present if entry.gradient is not None]
+        if pushed:
+            torch._foreach_copy_(
+                [entry.gradient for entry in pushed], [entry.parameter.grad for entry in pushed]
+            )
+        self.session.placed((ctypes.c_int32 * len(present))(*[entry.tensor for entry in present]))
+
+    def use_current_stream(self) -> None:
+        """What is handed over from here on comes behind the work of torch's current stream."""
+        self.session.use_stream(torch.cuda.current_stream(self.device).cuda_stream)
+
+    @torch.no_grad()
+    def take_on_stream(self) -> None:
+        """The current stream waits for the committed step; what it runs next sees the new parameters."""
+        self.session.wait_on_stream()
+        self.take()
 
     def wait(self, deadline: Callable[[], bool]) -> Outcome | None:
         """The committed step's outcome; None once ``deadline`` says so."""
@@ -230,7 +280,7 @@ class Attachment:
             value = torch.empty(entry.shape, dtype=torch.float32)
         size = value.numel() * value.element_size()
         self.session.fetch_state(entry.tensor, field, value.data_ptr(), size)
-        return value
+        return value if field == lib.STATE_STEP else value.to(self.device)
 
     def push(self, p: torch.Tensor, field: int, value: torch.Tensor) -> bool:
         """Sets a state field; False for a parameter that is not here."""
@@ -249,4 +299,7 @@ class Attachment:
         for entry in self.entries:
             if entry.adopted and entry.parameter.data_ptr() == entry.place.data_ptr():
                 entry.parameter.data = entry.place.clone()
-            entry.view = None
+        if self.on_device:
+            torch.cuda.synchronize(self.device)  # nothing works on the slabs when they go
+        for entry in self.entries:
+            entry.view = entry.gradient = None

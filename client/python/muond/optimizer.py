@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _library as lib
+from . import device as devices
 from . import replicas, routing
 from ._session import Daemon, Outcome, Session
 from .attachment import Attachment, collect, manifest_of
@@ -161,6 +162,7 @@ class Muon(torch.optim.Optimizer):
         self._attachment: Attachment | None = None
         self._statics: list[Any] = []
         self._open: int | None = None  # a step that was begun, and whose end is not known yet
+        self._on_stream = False  # it was handed over, and the stream waits for it
         self._scalars: list[Any] = []  # of that step
         self._failure: MuondError | None = None
 
@@ -285,14 +287,18 @@ class Muon(torch.optim.Optimizer):
                 "FAILED_PRECONDITION",
             )
 
-    def _start_daemon(self) -> str:
+    def _start_daemon(self, uuids: list[str | None]) -> str:
         def progress(seconds: float, text: str) -> None:
             if seconds >= 2:
                 print(f"muond: {text}, {seconds:.1f} s", file=sys.stderr)
 
         if (running := self._life.daemon()) is not None:
             return running.endpoint
-        daemon = Daemon(log_path=os.environ.get("MUOND_LOG") or None, progress=progress)
+        daemon = Daemon(
+            log_path=os.environ.get("MUOND_LOG") or None,
+            arguments=devices.daemon_arguments(uuids),
+            progress=progress,
+        )
         self._life.own(daemon)
         return daemon.endpoint
 
@@ -304,7 +310,8 @@ class Muon(torch.optim.Optimizer):
             return None
         named = [(entry.name, entry.parameter) for entry in entries]
         world = replicas.resolve(self._data_parallel, self._watch, named)
-        endpoint, job = replicas.agree(world, self._asked, self._job, self._start_daemon)
+        uuid = devices.uuid_of(entries[0].parameter.device)
+        endpoint, job = replicas.agree(world, self._asked, self._job, uuid, self._start_daemon)
         manifest = manifest_of(entries, self.param_groups, world, job)
         try:
             session = Session(manifest, endpoint)
@@ -341,7 +348,7 @@ class Muon(torch.optim.Optimizer):
 
     def _leave(self) -> None:
         self._attachment = None
-        self._open = None
+        self._open, self._on_stream = None, False
         self._life.leave()
         self.endpoint = self._asked
 
@@ -374,12 +381,18 @@ class Muon(torch.optim.Optimizer):
             attachment.check()
             attachment.refresh()
             self._open, self._scalars = attachment.session.last_step() + 1, scalars
+            if attachment.on_device:
+                attachment.use_current_stream()
             if not found_inf:
                 attachment.put()
             attachment.session.commit(
                 scalars, found_inf=found_inf, loss_scale=scale, clip_norm=clip_norm
             )
-            self._finish(attachment)
+            if attachment.on_device:
+                attachment.take_on_stream()
+                self._on_stream = True
+            else:
+                self._finish(attachment)
         except (DaemonLostError, RankLostError) as error:
             if self._attachment is not None:  # a daemon that was never there may come yet
                 self._failure = error
@@ -387,7 +400,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _settle(self) -> None:
-        """Ends the step that an exception from outside (Ctrl-C) has left open.
+        """Ends the step before, on a GPU, or one that an exception from outside (Ctrl-C) has left open.
 
         One that was committed is waited for and counts; one that was not is given up, on all ranks, and changes nothing.
         """
@@ -396,7 +409,10 @@ class Muon(torch.optim.Optimizer):
             return
         if attachment.session.last_step() >= self._open:  # over, and the exception came then
             attachment.take()
-            self._open = None
+            self._open, self._on_stream = None, False
+            return
+        if self._on_stream:
+            self._finish(attachment)
             return
         try:
             attachment.session.commit(self._scalars, found_inf=True)
@@ -430,9 +446,9 @@ class Muon(torch.optim.Optimizer):
                 "has not made it, or the daemon hangs (muonctl status tells)",
                 "DEADLINE_EXCEEDED",
             )
-        if outcome.applied:
+        if outcome.applied and not self._on_stream:
             attachment.take()
-        self._open = None
+        self._open, self._on_stream = None, False
         if not outcome.applied:
             self._void(outcome, attachment)
 
@@ -450,9 +466,17 @@ class Muon(torch.optim.Optimizer):
         raise _VOID_ERRORS.get(outcome.reason, StepVoidError)(outcome.text, outcome.step, tensor)
 
     def synchronize(self) -> None:
-        """Waits until the parameters are those of the last step. In this mode ``step()`` has done it already."""
+        """Waits until the parameters are those of the last step, and raises what the step has to say.
+
+        In host memory ``step()`` has done it already. On a GPU ``step()`` returns when the step is handed over: the stream waits, not
+        the host, and a void step is told by the next ``step()``, or here.
+        """
         self._usable()
-        self._settle()
+        try:
+            self._settle()
+        except (DaemonLostError, RankLostError) as error:
+            self._failure = error
+            raise
 
     def refresh(self) -> None:
         """Tells the daemon of parameters that were moved or replaced; ``step()`` does it by itself."""

@@ -148,16 +148,20 @@ def job_name() -> str:
 
 
 def agree(
-    world: World, endpoint: str | None, job: str | None, start: Callable[[], str]
+    world: World,
+    endpoint: str | None,
+    job: str | None,
+    device_uuid: str | None,
+    start: Callable[[list[str | None]], str],
 ) -> tuple[str, str]:
-    """Endpoint and job name, the same on every rank. Without an endpoint the first rank calls ``start``.
+    """Endpoint and job name, the same on every rank. Without an endpoint the first rank calls ``start`` with every rank's device.
 
     A collective call: every rank must make it. A failure of the first rank is raised on all of them.
     """
     if world.size == 1:
-        return endpoint or start(), job or job_name()
-    mine = (socket.gethostname(), endpoint, job)
-    everyone: list[tuple[str, str | None, str | None]] = [mine] * world.size
+        return endpoint or start([device_uuid]), job or job_name()
+    mine = (socket.gethostname(), endpoint, job, device_uuid)
+    everyone: list[tuple[str, str | None, str | None, str | None]] = [mine] * world.size
     dist.all_gather_object(everyone, mine, group=world.group)
     hosts = sorted({entry[0] for entry in everyone})
     if len(hosts) > 1:
@@ -166,7 +170,7 @@ def agree(
             "ranks must be on the host of its daemon",
             "UNIMPLEMENTED",
         )
-    if len({entry[1:] for entry in everyone}) > 1:
+    if len({entry[1:3] for entry in everyone}) > 1:
         raise ValueError(
             "ranks name different daemons or jobs: "
             + ", ".join(f"rank {r}: {e[1]} {e[2]}" for r, e in enumerate(everyone[:4]))
@@ -174,7 +178,8 @@ def agree(
     said: list[tuple[str | None, str, str]] = [(None, "", "")]
     if world.rank == 0:
         try:
-            said = [(None, endpoint or start(), job or job_name())]
+            started = endpoint or start([entry[3] for entry in everyone])
+            said = [(None, started, job or job_name())]
         except (MuondError, ImportError, OSError) as error:  # the others wait for it
             said = [(str(error), "", "")]
     dist.broadcast_object_list(said, src=dist.get_global_rank(world.group, 0), group=world.group)

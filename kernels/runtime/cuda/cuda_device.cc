@@ -45,6 +45,15 @@ class CudaBuffer final : public Buffer {
 
 }  // namespace
 
+absl::StatusOr<std::string> CudaDeviceUuid(int cuda_ordinal) {
+  cudaDeviceProp properties;
+  if (const cudaError_t error = cudaGetDeviceProperties(&properties, cuda_ordinal);
+      error != cudaSuccess) {
+    return CudaStatus(error, absl::StrCat("CUDA device ", cuda_ordinal));
+  }
+  return UuidName(properties.uuid);
+}
+
 CudaDevice::CudaDevice(int cuda_ordinal, std::vector<int> peers, const Driver& driver)
     : cuda_ordinal_(cuda_ordinal), peers_(std::move(peers)), driver_(driver) {}
 

@@ -20,6 +20,9 @@
 
 namespace muond {
 
+// "GPU-…" of a device as this process counts them; makes no context.
+absl::StatusOr<std::string> CudaDeviceUuid(int cuda_ordinal);
+
 class CudaDevice final : public Device {
  public:
   // `cuda_ordinal` counts as this process's CUDA does; `ordinal` is the place in Backend::devices(). Slabs are mapped
