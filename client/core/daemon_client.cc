@@ -146,6 +146,10 @@ absl::Status DaemonClient::Announce(int32_t bucket) {
 absl::StatusOr<uint64_t> DaemonClient::Commit(const StepSettings& settings) {
   if (absl::Status alive = Alive(); !alive.ok()) return alive;
   if (absl::Status may = book_->MayCommit(settings); !may.ok()) return may;
+  // A rank on a GPU finds its steps over without listening: what was said is read here, and a lost stepper looked for.
+  if (device_ != nullptr) {
+    if (absl::Status heard = Listen(absl::ZeroDuration()); !heard.ok()) return heard;
+  }
   for (int32_t bucket = 0; bucket < manifest_.buckets; ++bucket) {
     if (absl::Status announced = Announce(bucket); !announced.ok()) return announced;
   }

@@ -84,6 +84,7 @@ class Job {
   // Steps (job_step.cc).
   void Announced(uint32_t rank, uint32_t bucket);  // READY came: the cell tells the rest
   void SheetFilled(uint32_t rank);  // STEP (or HELLO) came: every cell of the rank is read
+  void SheetCame(uint32_t rank);    // seen by the watch, maybe long after the frame
   void Measured(int device);        // the oldest measure of this job on the device is done
   void GroupDone(size_t run);       // a group has finished on its device
   void StepDone();                  // and with it the step

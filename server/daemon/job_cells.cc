@@ -33,6 +33,12 @@ void Job::WatchSheets() {
   }
 }
 
+void Job::SheetCame(uint32_t rank) {
+  if (phase_ != JobPhase::kGathering) return;
+  const uint64_t step = gatherer_->step();
+  if (page_->sheet(rank, step).commit.load(std::memory_order_acquire) == step) SheetFilled(rank);
+}
+
 void Job::ForgetCells() {
   if (context_.watch != nullptr) context_.watch->Forget(id());
 }

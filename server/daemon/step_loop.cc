@@ -29,6 +29,7 @@ StepLoopImpl::StepLoopImpl(StepLoopOptions options, std::unique_ptr<Mailbox> mai
                            UniqueFd epoll)
     : options_(std::move(options)),
       mailbox_(std::move(mailbox)),
+      watch_(std::make_unique<CellWatch>(*mailbox_)),
       epoll_(std::move(epoll)),
       spin_(absl::ToChronoNanoseconds(options_.spin)) {}
 
@@ -175,7 +176,7 @@ void StepLoopImpl::OnCompletion(const Completion& completion) {
                     static_cast<uint32_t>(completion.value));
       break;
     case CompletionKind::kSheetCell:
-      job.SheetFilled(static_cast<uint32_t>(completion.value));
+      job.SheetCame(static_cast<uint32_t>(completion.value));
       break;
   }
   Settle(job);

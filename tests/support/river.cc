@@ -211,9 +211,13 @@ float* TestRank::parameter(size_t block) const {
                                   attached_.blocks[block].parameter_offset);
 }
 
-void TestRank::Announce(uint64_t step, uint32_t bucket, uint32_t attempt) {
+void TestRank::StoreGradientCell(uint64_t step, uint32_t bucket, uint32_t attempt) {
   StoreCell(&page_->gradient_ready(static_cast<uint32_t>(rank_->rank), bucket),
             step << 16 | attempt);
+}
+
+void TestRank::Announce(uint64_t step, uint32_t bucket, uint32_t attempt) {
+  if (!cells_come_later) StoreGradientCell(step, bucket, attempt);
   Frame ready = FrameOf(FrameType::kReady);
   ready.step = step;
   ready.bucket = bucket;

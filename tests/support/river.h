@@ -119,6 +119,9 @@ class TestRank {
   void Begin(uint64_t step, const std::vector<std::vector<float>>& values,
              const StepChoice& choice = {}, uint32_t attempt = 0);
   void Announce(uint64_t step, uint32_t bucket, uint32_t attempt);
+  // As a rank on a GPU: frames travel ahead, Announce leaves the cell to StoreGradientCell.
+  bool cells_come_later = false;
+  void StoreGradientCell(uint64_t step, uint32_t bucket, uint32_t attempt = 0);
   void SendStep(uint64_t step);
   // Until the step is over for this rank. DEADLINE_EXCEEDED after ten seconds.
   absl::StatusOr<StepAnswer> Finish(uint64_t step);
