@@ -60,7 +60,7 @@ class Several:
         pass
 
 
-def optimizer_of(name: str, model: nn.Module):
+def optimizer_of(name: str, model: nn.Module) -> Several | torch.optim.Optimizer:
     if name == "adamw":
         return Several(torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True))
     import muond

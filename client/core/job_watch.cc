@@ -53,7 +53,8 @@ void JobWatch::Run() {
     const bool gone = watched[1].revents != 0 && HungUp(keeper_);
     if (!gone && given_up_->load(std::memory_order_acquire) == 0) continue;
     // Nobody advances the cell any more.
-    kept_.store(step_over_->exchange(kPoison, std::memory_order_acq_rel), std::memory_order_release);
+    kept_.store(step_over_->exchange(kPoison, std::memory_order_acq_rel),
+                std::memory_order_release);
     StoreCell(step_over_, kPoison);  // and wakes whoever sleeps on it
     return;
   }

@@ -26,7 +26,9 @@ class Mapping {
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
-  char* data() const { return data_; }  // page-aligned; null when empty; a device's address of a device's memory
+  char* data() const {
+    return data_;
+  }  // page-aligned; null when empty; a device's address of a device's memory
   uint64_t size_bytes() const { return size_bytes_; }
 
  private:

@@ -94,7 +94,8 @@ std::vector<OptionRow> Rows(Config* c) {
                    "where waits are longer or cores are wanted. 0: it sleeps at once.",
                    &c->spin),
       BytesOption("workspace_bytes",
-                  "Workspace of each device at most. 0: what the largest matrix needs.",
+                  "Workspace of each device, for several matrices at once; at least what the "
+                  "largest matrix needs. 0: that, and on a GPU a 64th of its memory.",
                   &c->workspace_bytes),
       {"arena_share", "SHARE", "Spare slots and places: that many bytes per parameter held.",
        [c](const std::string& text) {

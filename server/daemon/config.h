@@ -27,7 +27,8 @@ struct Config {
   std::string cuda_devices;  // as CUDA_VISIBLE_DEVICES has it; empty: as the environment says
   int cpu_devices = 1;
   uint64_t cpu_memory_bytes = 0;  // each; 0: the machine's memory divided by the devices
-  uint64_t workspace_bytes = 0;   // each device, at most; 0: what the largest matrix needs
+  uint64_t workspace_bytes =
+      0;  // each device; 0: what the largest matrix needs, on a GPU a 64th of its memory
   absl::Duration spin =
       absl::Microseconds(200);  // how long a waiting thread looks before it sleeps
   double arena_share = 1.0;     // bytes of spare slots and places per parameter held

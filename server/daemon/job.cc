@@ -6,6 +6,11 @@
 #include "server/observe/log.h"
 
 namespace muond {
+namespace {
+
+constexpr uint64_t kWorkspaceShare = 64;  // of a GPU's memory: 2.2 GiB of an H200's
+
+}  // namespace
 
 Job::Job(CatalogRecord record, std::unique_ptr<JobLayout> layout, const JobContext& context)
     : record_(std::move(record)),
@@ -56,6 +61,16 @@ void Job::BeginAfterVerdict() {
   BeginStep(verdict_step_ + 1);
 }
 
+absl::Status Job::ReserveWorkspace(Lane& lane, absl::Span<ItemWork* const> works) {
+  const DeviceInfo& info = lane.device().info();
+  uint64_t most = context_.workspace_bytes;
+  if (most == 0 && info.kind == DeviceKind::kCuda) most = info.memory_bytes / kWorkspaceShare;
+  // Several jobs share it: it grows to what the largest wants. A full device serves with the least.
+  if (most > 0 && lane.Reserve(GroupWorkspaceBytes(lane.ops(), works, most)).ok())
+    return absl::OkStatus();
+  return lane.Reserve(WorkspaceBytes(lane.ops(), works));
+}
+
 absl::Status Job::BuildRooms() {
   page_ = std::make_unique<JobPage>(slabs_.page.data(), layout_->page);
   journal_ = std::make_unique<Journal>(slabs_.journal.data(), layout_->page.items);
@@ -66,8 +81,7 @@ absl::Status Job::BuildRooms() {
     std::vector<ItemWork*> of_device;
     for (const ScheduledItem& entry : layout_->device_items[device])
       of_device.push_back(&(*works)->work(entry.item));
-    Lane& lane = *devices_[device].lane;
-    if (absl::Status status = lane.Reserve(WorkspaceBytes(lane.ops(), of_device)); !status.ok())
+    if (absl::Status status = ReserveWorkspace(*devices_[device].lane, of_device); !status.ok())
       return status;
   }
   works_ = *std::move(works);

@@ -51,8 +51,10 @@ struct JobContext {
   Mailbox& mailbox;
   SlabVault& vault;
   Metrics* metrics = nullptr;
-  bool fail_points = false;  // one is armed: passages are enqueued on device streams too
+  bool fail_points = false;    // one is armed: passages are enqueued on device streams too
   CellWatch* watch = nullptr;  // needed for ranks on GPUs
+  uint64_t workspace_bytes =
+      0;  // of each device, for more than one matrix at once; 0: a GPU's share of its memory
 };
 
 enum class JobPhase : uint8_t {
@@ -170,9 +172,12 @@ class Job {
   absl::Status CopyParameters(Job& older);
   void
   BeginAfterVerdict();  // the page of a new incarnation: everything up to the newest verdict is over
+  absl::Status ReserveWorkspace(Lane& lane, absl::Span<ItemWork* const> works);
   absl::Status BuildRooms();  // page, works, gatherer, book: from layout and slabs
   void BeginStep(uint64_t step);
   void ReadCell(uint32_t rank, uint32_t bucket);
+  // Everything of the running step is on one device's stream, and only streams wait for it: then that stream ends the step itself.
+  bool EndsOnStream() const;
   // Of a rank on a GPU: its stream writes the cells, when it gets there.
   bool WritesLater(uint32_t rank) const;
   void WatchGradient(uint32_t rank, uint32_t bucket);
@@ -232,6 +237,8 @@ class Job {
   std::vector<size_t> free_runs_;
   std::unique_ptr<std::atomic<uint32_t>[]> bucket_left_;
   std::atomic<uint64_t> items_left_{0};
+  uint64_t items_to_enqueue_ = 0;
+  bool ends_on_stream_ = false;  // EndsOnStream() of the running step
 
   Verdict last_void_;
   uint64_t void_step_ = 0;

@@ -1,10 +1,22 @@
 // Cells that a rank's GPU writes: they come when its stream gets there, after the frames that speak of them, and wake nobody.
+#include <algorithm>
+
 #include "server/daemon/job.h"
 
 namespace muond {
 
 bool Job::WritesLater(uint32_t rank) const {
   return context_.watch != nullptr && !layout_->ranks[rank]->device_uuid.empty();
+}
+
+bool Job::EndsOnStream() const {
+  if (context_.fail_points)
+    return false;  // their passages are host functions, in the order of the protocol
+  for (uint32_t rank = 0; rank < ranks(); ++rank) {
+    if (!WritesLater(rank)) return false;
+  }
+  return std::count_if(runnable_.begin(), runnable_.end(),
+                       [](const auto& items) { return !items.empty(); }) == 1;
 }
 
 void Job::WatchGradient(uint32_t rank, uint32_t bucket) {

@@ -36,18 +36,18 @@ absl::StatusOr<Device*> JobSlabs::DeviceOfRank(const RankManifest& rank) const {
   const bool gpus = devices.front()->info().kind == DeviceKind::kCuda;
   if (rank.device_uuid.empty()) {
     if (!gpus) return devices[static_cast<size_t>(rank.rank) % devices.size()].get();
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "rank %d has its parameters in host memory; this daemon serves %d GPUs (run one with --backend cpu)",
-        rank.rank, devices.size()));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("rank %d has its parameters in host memory; this daemon serves %d GPUs "
+                        "(run one with --backend cpu)",
+                        rank.rank, devices.size()));
   }
   std::string known;
   for (const auto& device : devices) {
     if (device->info().uuid == rank.device_uuid) return device.get();
     absl::StrAppend(&known, known.empty() ? "" : ", ", device->info().uuid);
   }
-  return absl::FailedPreconditionError(
-      absl::StrFormat("rank %d has its parameters on %s; this daemon has %s", rank.rank,
-                      rank.device_uuid, known));
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "rank %d has its parameters on %s; this daemon has %s", rank.rank, rank.device_uuid, known));
 }
 
 void JobSlabs::WriteIds() {

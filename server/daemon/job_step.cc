@@ -263,6 +263,8 @@ void Job::StartGo(double clip_factor, bool resumed) {
     if (bucket_left_[bucket].load() == 0) SetTaken(bucket, step);
   }
   items_left_.store(items);
+  items_to_enqueue_ = items;
+  ends_on_stream_ = EndsOnStream();
   if (items == 0) {
     SetStepOver(step, StepOutcome::kApplied);
     StepDone();
@@ -319,7 +321,8 @@ void Job::RunGroup(int device, const ScheduledGroup& group) {
   for (const uint32_t item : run.items) {
     room.lane->ops().Flip(stream, {&journal_->word_cell(item), book_->word(item).Pack(), nullptr});
   }
-  stream.Host([&run] { run.job->AfterFlip(run); });
+  // A host function holds the stream up: of ranks whose streams wait, `taken` may come with the group's end.
+  if (!ends_on_stream_) stream.Host([&run] { run.job->AfterFlip(run); });
   point("after_flip");
   point("before_copy_out");
   CopyOutOnLane(room, run);
@@ -328,6 +331,13 @@ void Job::RunGroup(int device, const ScheduledGroup& group) {
     for (const Holder& holder : copy->holders) stream.WriteCell(holder.ready, run.step);
   }
   point("after_ready_cell");
+  items_to_enqueue_ -= run.items.size();
+  if (ends_on_stream_ && items_to_enqueue_ == 0) {
+    for (uint32_t rank = 0; rank < ranks(); ++rank) {
+      stream.WriteCell(&page_->step_over(rank),
+                       run.step << 8 | static_cast<uint64_t>(StepOutcome::kApplied));
+    }
+  }
   stream.Host([&run] { run.job->AfterReady(run); });
   for (const uint32_t item : run.items) book_->CopiedOut(item);
   if (context_.metrics != nullptr) context_.metrics->BytesStaged(staged_bytes);
@@ -355,13 +365,14 @@ void Job::AfterFlip(const GroupRun& run) {
 }
 
 void Job::AfterReady(const GroupRun& run) {
+  if (ends_on_stream_) AfterFlip(run);
   // Read before the last count goes: afterwards the loop may reuse the run.
   Mailbox& mailbox = context_.mailbox;
   const uint64_t job = id(), step = run.step, index = run.index, items = run.items.size();
   const bool last = items_left_.fetch_sub(items, std::memory_order_acq_rel) == items;
   if (last) {
     FailPoint("before_done");
-    SetStepOver(step, StepOutcome::kApplied);
+    if (!ends_on_stream_) SetStepOver(step, StepOutcome::kApplied);
   }
   mailbox.Post(Completion{CompletionKind::kGroupDone, job, index});
   if (last) mailbox.Post(Completion{CompletionKind::kJobStepDone, job, step});

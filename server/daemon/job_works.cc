@@ -128,9 +128,8 @@ absl::Status JobWorks::BuildItem(uint32_t index, const JobPage& page) {
     measure.cols = run.cols;
     measure.result = measured;
     measures_[index].push_back(std::move(measure));
-    measured_runs_.push_back({run.tensor,
-                              static_cast<uint64_t>(run.rows) * static_cast<uint64_t>(run.cols),
-                              measured});
+    measured_runs_.push_back(
+        {run.tensor, static_cast<uint64_t>(run.rows) * static_cast<uint64_t>(run.cols), measured});
     if (work.is_muon) {
       work.muon.rows = run.rows;
       work.muon.cols = run.cols;
@@ -225,7 +224,7 @@ void JobWorks::SetScalars(const SheetHeader& sheet, const GroupScalars* groups,
         const double scale = UpdateScaleFactor(layout_.manifest->groups[group].update_scale,
                                                work.muon.rows, work.muon.cols);
         *work.muon_scalars = {g.lr,  g.weight_decay, g.momentum,     g.eps,
-                             scale, gradient_scale, g.nesterov != 0};
+                              scale, gradient_scale, g.nesterov != 0};
       } else {
         work.adamw_scalars[run] = {g.lr, g.weight_decay, g.beta1, g.beta2, g.eps, gradient_scale};
       }

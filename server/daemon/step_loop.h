@@ -35,6 +35,7 @@ struct StepLoopOptions {
   absl::Duration job_lease = absl::Minutes(10);
   // How long the loop looks for something to do before it sleeps, at most (spin_window.h). Zero: it sleeps at once.
   absl::Duration spin;
+  uint64_t workspace_bytes = 0;  // of each device, at least; 0: what the devices want
   // A fail point is configured (server/observe/fail_point.h): passages on device streams are enqueued too.
   bool fail_points = false;
   // Called on the loop's thread each time the last job has gone (never before there was one): a standalone daemon ends then.

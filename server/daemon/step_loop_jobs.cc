@@ -196,8 +196,9 @@ absl::StatusOr<Job*> StepLoopImpl::StartJob(const Planning& planning, PlannedJob
 }
 
 JobContext StepLoopImpl::Context() {
-  return {*options_.backend, devices_,         *scheduler_,         *mailbox_,
-          *options_.vault,   options_.metrics, options_.fail_points, watch_.get()};
+  return {*options_.backend,       devices_,         *scheduler_,          *mailbox_,
+          *options_.vault,         options_.metrics, options_.fail_points, watch_.get(),
+          options_.workspace_bytes};
 }
 
 void StepLoopImpl::AddSessions(Job& job) {

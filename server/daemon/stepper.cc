@@ -80,6 +80,7 @@ class Stepper {
     options.daemon = plans_->daemon();
     options.job_lease = config_.job_lease;
     options.spin = config_.spin;
+    options.workspace_bytes = config_.workspace_bytes;
     options.fail_points = FailPointArmed();
     options.on_last_job_gone = [this] {
       // With a lifeline the spawner decides; it may start a job again.

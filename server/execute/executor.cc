@@ -16,6 +16,15 @@ uint64_t WorkspaceBytes(const Ops& ops, absl::Span<ItemWork* const> works) {
   return bytes;
 }
 
+uint64_t GroupWorkspaceBytes(const Ops& ops, absl::Span<ItemWork* const> works,
+                             uint64_t most_bytes) {
+  std::vector<MuonItem> items;
+  for (ItemWork* work : works) {
+    if (work->is_muon) items.push_back(work->muon);
+  }
+  return MuonWorkspaceBytes(ops, items, most_bytes);
+}
+
 absl::Status Executor::Run(absl::Span<ItemWork* const> group) {
   if (group.empty()) return absl::OkStatus();
   if (group.front()->is_muon) {

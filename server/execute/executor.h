@@ -30,8 +30,12 @@ struct ItemWork {
   ItemWork& operator=(const ItemWork&) = delete;
 };
 
-// The workspace that a lane needs for these items, in groups of any size.
+// The workspace that a lane needs for these items, in groups of any size: the largest alone.
 uint64_t WorkspaceBytes(const Ops& ops, absl::Span<ItemWork* const> works);
+// What serves groups better: as many of the largest items side by side as `most_bytes` hold. A GPU whose round is one matrix
+// stands idle for most of it.
+uint64_t GroupWorkspaceBytes(const Ops& ops, absl::Span<ItemWork* const> works,
+                             uint64_t most_bytes);
 
 class Executor {
  public:

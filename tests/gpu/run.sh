@@ -26,9 +26,12 @@ if python3 -c 'import pytest, torch' 2>/dev/null; then
     timeout 240 python3 -m pytest -q -rs -p no:cacheprovider "$root/tests/python/test_ops.py" || failed=$((failed + 1))
   MUOND_KERNELS_LIBRARY=${MUOND_KERNELS_LIBRARY:-$build/kernels/capi/libmuond_kernels.so} \
     timeout 240 python3 "$root/tests/gpu/products/zoo.py" || failed=$((failed + 1))
+  # One after the other: the pause behind a killed stepper and the device's free memory are measured.
+  MUOND_LIBRARY=${MUOND_LIBRARY:-$build/client/capi/libmuond.so} MUOND_BIN=${MUOND_BIN:-$build/server/daemon/muond} \
+    timeout 600 python3 -m pytest -q -rs -p no:cacheprovider "$root/tests/gpu/river" || failed=$((failed + 1))
 else
-  echo "test_ops.py, zoo.py: skipped, python3 has no pytest or no torch"
-  skipped=$((skipped + 2))
+  echo "test_ops.py, zoo.py, river: skipped, python3 has no pytest or no torch"
+  skipped=$((skipped + 3))
 fi
 echo "gpu tests: $ran ran in C++, $skipped skipped, $failed programs failed"
 [ $failed -eq 0 ] && [ $ran -gt 0 ]

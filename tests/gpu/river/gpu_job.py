@@ -143,7 +143,10 @@ def main(out: str, steps: int, pause: float) -> None:
         dist.init_process_group(
             "gloo", init_method=f"file://{os.environ['JOB_STORE']}", rank=rank, world_size=world
         )
-        wrap = torch.nn.parallel.DistributedDataParallel
+
+        def wrap(model: nn.Module) -> nn.Module:  # Model.never has no gradient
+            return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+
         if "JOB_DATA_PARALLEL" in os.environ:
             options["data_parallel"] = os.environ["JOB_DATA_PARALLEL"]
     end = train(

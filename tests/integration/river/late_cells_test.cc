@@ -22,8 +22,7 @@ Manifest Model() {
 Tensors GradientsOf(const Manifest& manifest, uint64_t step) {
   Tensors tensors;
   for (size_t t = 0; t < manifest.tensors.size(); ++t) {
-    tensors.push_back(
-        Noise(step * 100 + t, static_cast<size_t>(ElementsOf(manifest.tensors[t]))));
+    tensors.push_back(Noise(step * 100 + t, static_cast<size_t>(ElementsOf(manifest.tensors[t]))));
   }
   return tensors;
 }
