@@ -97,7 +97,7 @@ class PodTest(unittest.TestCase):
         self.assertEqual(code, 0, f"{name}:\n{self.node.log(name)}\nmuond:\n{self.node.log('muond')}")
 
     def losses(self, name: str) -> list[float]:
-        return [float(loss) for loss in re.findall(r"^step \d+ loss ([0-9.]+)", self.node.log(name), re.MULTILINE)]
+        return [float(loss) for loss in re.findall(r"step \d+ loss ([0-9]+\.[0-9]+)", self.node.log(name))]
 
     def test_a_sidecar_serves_the_trainer_of_its_pod_and_ends_after_it(self) -> None:
         import yaml
