@@ -7,9 +7,10 @@ set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 nvcc=${NVCC:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
 cuobjdump=${CUOBJDUMP:-$(command -v cuobjdump || ls /usr/local/cuda/bin/cuobjdump 2>/dev/null)}
-if [ -z "$cuobjdump" ]; then
-  cuobjdump=$(python3 -c 'import os, triton; print(os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump"))' 2>/dev/null)
-fi
+for python in python3 "$root/build/venv/bin/python"; do  # Triton brings one
+  [ -n "$cuobjdump" ] && break
+  cuobjdump=$("$python" -c 'import os, triton; print(os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump"))' 2>/dev/null)
+done
 [ -x "$nvcc" ] || { echo "SKIPPED: no nvcc"; exit 77; }
 [ -x "$cuobjdump" ] || { echo "SKIPPED: no cuobjdump (set CUOBJDUMP)"; exit 77; }
 work=$(mktemp -d)
