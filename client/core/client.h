@@ -106,6 +106,9 @@ class Client {
 // Bytes of a tensor's field: four an element, eight for the count of steps.
 // INVALID_ARGUMENT where the tensor's rule has no such field.
 absl::StatusOr<uint64_t> StateBytes(const Manifest& manifest, int32_t tensor, StateField field);
+// INVALID_ARGUMENT, with both numbers, unless `size_bytes` is that.
+absl::Status CheckStateBytes(const Manifest& manifest, int32_t tensor, StateField field,
+                             uint64_t size_bytes);
 
 struct AttachOptions {
   std::string endpoint;  // of the daemon's gRPC door

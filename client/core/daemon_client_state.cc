@@ -45,12 +45,7 @@ absl::Status DaemonClient::CheckState(int32_t tensor, StateField field, uint64_t
     return absl::FailedPreconditionError(absl::StrFormat(
         "state was asked for while step %d is not over: wait for it first", book_->step()));
   }
-  absl::StatusOr<uint64_t> wanted = StateBytes(manifest_, tensor, field);
-  if (!wanted.ok()) return wanted.status();
-  if (*wanted == size_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("state field %d of %s has %d bytes, %d were given", static_cast<int>(field),
-                      manifest_.tensors[tensor].name, *wanted, size_bytes));
+  return CheckStateBytes(manifest_, tensor, field, size_bytes);
 }
 
 absl::Status DaemonClient::FetchState(int32_t tensor, StateField field, void* data,

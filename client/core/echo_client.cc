@@ -122,12 +122,7 @@ class EchoClient : public Client {
 
  private:
   absl::Status CheckState(int32_t tensor, StateField field, uint64_t size_bytes) const {
-    absl::StatusOr<uint64_t> wanted = StateBytes(manifest_, tensor, field);
-    if (!wanted.ok()) return wanted.status();
-    if (*wanted == size_bytes) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        absl::StrFormat("state field %d of %s has %d bytes, %d were given", static_cast<int>(field),
-                        manifest_.tensors[tensor].name, *wanted, size_bytes));
+    return CheckStateBytes(manifest_, tensor, field, size_bytes);
   }
 
   bool Present(int32_t tensor) const { return book_.present()[tensor / 64] >> (tensor % 64) & 1; }

@@ -34,4 +34,14 @@ absl::StatusOr<uint64_t> StateBytes(const Manifest& manifest, int32_t tensor, St
   return static_cast<uint64_t>(ElementsOf(spec)) * sizeof(float);
 }
 
+absl::Status CheckStateBytes(const Manifest& manifest, int32_t tensor, StateField field,
+                             uint64_t size_bytes) {
+  absl::StatusOr<uint64_t> wanted = StateBytes(manifest, tensor, field);
+  if (!wanted.ok()) return wanted.status();
+  if (*wanted == size_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("state field %d of %s has %d bytes, %d were given", static_cast<int>(field),
+                      manifest.tensors[tensor].name, *wanted, size_bytes));
+}
+
 }  // namespace muond
