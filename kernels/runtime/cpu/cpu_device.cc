@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "kernels/runtime/cpu/cpu_stream.h"
 #include "kernels/runtime/cpu/memfd_slab.h"
+#include "kernels/runtime/shared_pages.h"
 
 namespace muond {
 namespace {
@@ -20,7 +21,7 @@ class MappedBuffer final : public Buffer {
   MappedBuffer(void* data, size_t size_bytes, std::shared_ptr<MemoryAccount> account)
       : data_(data), size_bytes_(size_bytes), account_(std::move(account)) {}
   ~MappedBuffer() override {
-    if (data_ != nullptr) munmap(data_, size_bytes_);
+    if (data_ != nullptr) UnmapPrivate(data_, size_bytes_);
     account_->Return(size_bytes_);
   }
   void* data() const override { return data_; }
@@ -73,7 +74,7 @@ absl::StatusOr<std::unique_ptr<Buffer>> CpuDevice::Allocate(size_t size_bytes) {
   if (absl::Status taken = account_->Take(size_bytes, info_); !taken.ok()) return taken;
   void* data = nullptr;
   if (size_bytes > 0) {
-    data = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    data = MapPrivate(size_bytes);
     if (data == MAP_FAILED) {
       const int error = errno;
       account_->Return(size_bytes);
@@ -81,7 +82,6 @@ absl::StatusOr<std::unique_ptr<Buffer>> CpuDevice::Allocate(size_t size_bytes) {
           absl::StrFormat("%d bytes refused by the system, %d left on %s: %s", size_bytes,
                           free_bytes(), info_.uuid, std::strerror(error)));
     }
-    madvise(data, size_bytes, MADV_HUGEPAGE);  // a hint
   }
   return std::make_unique<MappedBuffer>(data, size_bytes, account_);
 }

@@ -74,6 +74,25 @@ TEST(CpuBackendTest, LargeSlabsLieWhereHugePagesCan) {
   EXPECT_LE(MappedPages(), mapped + 64);
 }
 
+TEST(CpuBackendTest, LargeBuffersLieWhereHugePagesCan) {
+  auto backend = TwoDevices().value();
+  Device& device = *backend->devices()[0];
+  const uint64_t before = device.free_bytes();
+  constexpr size_t kBytes = 2 * kHugePageBytes + 12'345;
+  {
+    const uint64_t mapped = MappedPages();
+    auto buffer = device.Allocate(kBytes).value();
+    EXPECT_LE(MappedPages() - mapped, 3 * kHugePageBytes / 4096 + 64);
+    EXPECT_EQ(buffer->size_bytes(), kBytes);
+    EXPECT_EQ(before - device.free_bytes(), kBytes);
+    char* const bytes = static_cast<char*>(buffer->data());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(bytes) % kHugePageBytes, 0u);
+    EXPECT_EQ(bytes[kBytes - 1], 0);
+    bytes[kBytes - 1] = 7;
+  }
+  EXPECT_EQ(device.free_bytes(), before);
+}
+
 TEST(CpuBackendTest, DestroyingABlockedStreamDropsWhatIsBehindTheWait) {
   auto backend = TwoDevices().value();
   Cell cell{0};
