@@ -35,13 +35,20 @@ struct PeerCredentials {
   uint32_t gid = 0;
 };
 
-enum class CarrierEventKind : uint8_t { kPeerUp = 1, kFrame = 2, kBadMessage = 3, kPeerGone = 4 };
+enum class CarrierEventKind : uint8_t {
+  kPeerUp = 1,
+  kFrame = 2,
+  kBadMessage = 3,
+  kPeerGone = 4,
+  kPutDone = 5,  // of a ShardCarrier (shard_carrier.h) alone
+};
 struct CarrierEvent {
   CarrierEventKind kind = CarrierEventKind::kFrame;
   PeerId peer = kNoPeer;
   Frame frame;                  // kFrame
   PeerCredentials credentials;  // kPeerUp
-  absl::Status status;          // kBadMessage, kPeerGone: why
+  uint64_t token = 0;   // kPutDone: the put's; kPeerUp of a ShardCarrier: what Admit was told
+  absl::Status status;  // kBadMessage, kPeerGone: why; kPutDone: OK or why not
 };
 
 class Carrier {

@@ -206,6 +206,8 @@ void StepLoopImpl::OnCarrierEvent(const CarrierEvent& event) {
       peers_.erase(peer);
       break;
     }
+    case CarrierEventKind::kPutDone:  // ranks of this node share memory: nobody puts
+      break;
   }
 }
 
