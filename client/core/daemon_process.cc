@@ -223,7 +223,7 @@ absl::Status DaemonProcess::Stop(absl::Duration timeout) {
   return result;
 }
 
-DaemonProcess::~DaemonProcess() { Stop(absl::Seconds(1)).IgnoreError(); }
+DaemonProcess::~DaemonProcess() { Stop(absl::Seconds(5)).IgnoreError(); }
 
 std::string DaemonProcess::LogTail() const {
   if (log_path_ == "-") return "(on stderr)";

@@ -33,7 +33,7 @@ struct DaemonOptions {
 class DaemonProcess {
  public:
   static absl::StatusOr<std::unique_ptr<DaemonProcess>> Start(const DaemonOptions& options);
-  // As Stop with a second, if Stop was not called.
+  // As Stop with five seconds, if Stop was not called.
   ~DaemonProcess();
 
   const std::string& endpoint() const { return endpoint_; }

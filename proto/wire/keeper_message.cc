@@ -41,10 +41,10 @@ absl::StatusOr<KeeperMessage> DecodeKeeperMessage(std::span<const std::byte> byt
   }
   const auto verb = static_cast<uint32_t>(message.verb);
   if (verb < static_cast<uint32_t>(KeeperVerb::kKeep) ||
-      verb > static_cast<uint32_t>(KeeperVerb::kDenied)) {
+      verb > static_cast<uint32_t>(KeeperVerb::kFinish)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("keeper message has verb %u, known are 1 to %u", verb,
-                        static_cast<uint32_t>(KeeperVerb::kDenied)));
+                        static_cast<uint32_t>(KeeperVerb::kFinish)));
   }
   const auto kind = static_cast<uint32_t>(message.kind);
   if (kind < static_cast<uint32_t>(SlabKind::kCatalog) ||
@@ -110,6 +110,8 @@ std::string_view NameOf(KeeperVerb verb) {
       return "FETCH";
     case KeeperVerb::kDenied:
       return "DENIED";
+    case KeeperVerb::kFinish:
+      return "FINISH";
   }
   return "unknown";
 }

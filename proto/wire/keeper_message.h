@@ -2,7 +2,7 @@
 // filesystem socket where attached ranks fetch descriptors. One message is 128 bytes, plus at most one descriptor (SCM_RIGHTS).
 //
 //   stepper -> keeper  kKeep (slab + fd) | kDrop (slab) | kGrant (session -> slab; repeated) | kRevoke (session) | kReady (stepper serves) | kStop
-//   keeper -> stepper  kSlab (slab + fd; all kept slabs, then kEnd) at start | kRankGone (session) | kDrain
+//   keeper -> stepper  kSlab (slab + fd; all kept slabs, then kEnd) at start | kRankGone (session) | kDrain | kFinish
 //   rank   -> keeper   kFetch (session)
 //   keeper -> rank     kSlab (slab + fd; one for each grant), then kEnd; or kDenied. The connection then stays open: its end
 //                      tells the keeper that the rank died, and the rank that the keeper died.
@@ -32,6 +32,7 @@ enum class KeeperVerb : uint32_t {
   kDrain = 10,
   kFetch = 11,
   kDenied = 12,
+  kFinish = 13,  // a drain that waits for no job: what is being answered is answered, then kStop
 };
 
 enum class SlabKind : uint32_t {

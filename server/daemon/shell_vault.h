@@ -1,4 +1,4 @@
-// ShellVault: the keeper as the StepLoop sees it, with the shell listening in: a drain is the shell's to time.
+// ShellVault: the keeper as the StepLoop sees it, with the shell listening in: a drain, or the end, is the shell's to time.
 // Threads: the StepLoop.
 #pragma once
 
@@ -11,21 +11,23 @@ namespace muond {
 
 class ShellVault final : public KeeperVault {
  public:
-  // `on_drain` runs within Poll, on the loop's thread. `client` is borrowed.
-  ShellVault(KeeperClient* client, absl::AnyInvocable<void()> on_drain)
-      : KeeperVault(client), on_drain_(std::move(on_drain)) {}
+  // Both run within Poll, on the loop's thread. `client` is borrowed.
+  ShellVault(KeeperClient* client, absl::AnyInvocable<void()> on_drain,
+             absl::AnyInvocable<void()> on_finish)
+      : KeeperVault(client), on_drain_(std::move(on_drain)), on_finish_(std::move(on_finish)) {}
   absl::StatusOr<std::vector<KeeperEvent>> Poll() override {
     auto events = KeeperVault::Poll();
     if (events.ok()) {
       for (const KeeperEvent& event : *events) {
         if (event.kind == KeeperEventKind::kDrain) on_drain_();
+        if (event.kind == KeeperEventKind::kFinish) on_finish_();
       }
     }
     return events;
   }
 
  private:
-  absl::AnyInvocable<void()> on_drain_;
+  absl::AnyInvocable<void()> on_drain_, on_finish_;
 };
 
 }  // namespace muond

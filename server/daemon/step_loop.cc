@@ -289,7 +289,7 @@ void StepLoopImpl::Answer(PeerId peer, const Frame& frame, const GateDecision& d
 }
 
 void StepLoopImpl::OnKeeperEvent(const KeeperEvent& event) {
-  if (event.kind == KeeperEventKind::kDrain) {
+  if (event.kind == KeeperEventKind::kDrain || event.kind == KeeperEventKind::kFinish) {
     is_draining_ = true;
     Refuse(board_.RefuseAll(absl::UnavailableError("the daemon drains: it takes no new jobs")));
     CheckDrained();

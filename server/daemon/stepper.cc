@@ -51,7 +51,9 @@ class Stepper {
     auto keeper = KeeperClient::Create(UniqueFd(kStepperChannelFd));
     if (!keeper.ok()) return keeper.status();
     keeper_ = *std::move(keeper);
-    vault_ = std::make_unique<ShellVault>(keeper_.get(), [this] { Drain(config_.drain_timeout); });
+    vault_ = std::make_unique<ShellVault>(
+        keeper_.get(), [this] { Drain(config_.drain_timeout); },
+        [this] { Drain(absl::ZeroDuration()); });
 
     auto chosen = ChooseBackend(config_);
     if (!chosen.ok()) return chosen.status();
@@ -106,8 +108,8 @@ class Stepper {
     const absl::Status status = loop_->Run();
     grpc_->SetServing(false);
     if (!status.ok()) return Fail(status);
+    grpc_->Close(kCloseGrace);  // every call has its answer by now, and some are still on their way
     http_.reset();
-    grpc_->Close(kCloseGrace);
     plans_->Stop();
     if (auto stop = keeper_->Stop(); !stop.ok()) return Fail(stop);
     Log(Severity::kInfo, "daemon.drained", {{"jobs_left", jobs_left_}});
@@ -212,7 +214,8 @@ class Stepper {
       drain_when_made_ = true;
       return;
     }
-    if (std::exchange(draining_, true)) return;
+    // Being told twice changes nothing, unless the second word is to wait no longer.
+    if (std::exchange(draining_, true) && timeout > absl::ZeroDuration()) return;
     plans_->SetDraining(true);
     if (grpc_ != nullptr) grpc_->SetServing(false);
     Log(Severity::kInfo, "daemon.draining", {{"timeout_s", absl::ToDoubleSeconds(timeout)}});

@@ -38,6 +38,8 @@ constexpr absl::Duration kGraceToEnd =
     absl::Seconds(5);  // a stepper that closed its channel is ending
 constexpr absl::Duration kGraceAfterDrain =
     absl::Seconds(5);  // the stepper times its drain itself; then we do
+constexpr absl::Duration kGraceToFinish =
+    absl::Seconds(2);  // for a stepper whose lifeline has ended: its answers take milliseconds
 
 struct Outgoing {
   KeeperMessage message;
@@ -51,7 +53,7 @@ struct Connection {
   absl::Time ask_by = absl::InfiniteFuture();
 };
 
-enum class Phase { kRunning, kDraining, kEnding };
+enum class Phase { kRunning, kDraining, kFinishing, kEnding };
 
 class Keeper {
  public:
@@ -160,6 +162,10 @@ class Keeper {
 
   void OnTime() {
     const absl::Time now = absl::Now();
+    if (now >= end_by_ && phase_ == Phase::kFinishing) {
+      Log(Severity::kWarning, "keeper.stepper_does_not_finish", {{"slabs", table_.slabs()}});
+      return End(kExitOk);
+    }
     if (now >= end_by_) {
       Log(Severity::kWarning, "keeper.drain_timed_out",
           {{"slabs", table_.slabs()}, {"bytes", table_.total_bytes()}});
@@ -199,6 +205,7 @@ class Keeper {
   }
 
   void OnTerminate(int signal) {
+    if (phase_ == Phase::kFinishing) return End(kExitOk);
     if (phase_ == Phase::kDraining) {
       Log(Severity::kWarning, "keeper.drain_cut_short", {{"signal", signal}});
       return End(table_.slabs() > 0 ? kExitJobsCut : kExitOk);
@@ -209,12 +216,12 @@ class Keeper {
         {{"signal", signal}, {"timeout_s", absl::ToDoubleSeconds(options_.drain_timeout)}});
     if (stepper_ == nullptr && table_.slabs() == 0) return End(kExitOk);
     // One that does not serve yet has no job to end; it is told when it serves.
-    if (served_) SendDrain();
+    if (served_) Tell(KeeperVerb::kDrain);
   }
 
-  void SendDrain() {
+  void Tell(KeeperVerb verb) {
     KeeperMessage message;
-    message.verb = KeeperVerb::kDrain;
+    message.verb = verb;
     to_stepper_.push_back({message, 0});
     FlushToStepper();
   }
@@ -226,7 +233,12 @@ class Keeper {
     }
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     Log(Severity::kInfo, "keeper.lifeline_ended", {{"slabs", table_.slabs()}});
-    End(kExitOk);
+    lifeline_.Reset();
+    if (!served_) return End(kExitOk);
+    // Whoever has asked gets the answer, not a broken connection.
+    phase_ = Phase::kFinishing;
+    end_by_ = absl::Now() + kGraceToFinish;
+    Tell(KeeperVerb::kFinish);
   }
 
   void End(int code) {
@@ -357,7 +369,7 @@ class Keeper {
       [[maybe_unused]] const ssize_t n = ::write(ready_.get(), "ready\n", 6);
       ready_.Reset();
     }
-    if (phase_ == Phase::kDraining) SendDrain();
+    if (phase_ == Phase::kDraining) Tell(KeeperVerb::kDrain);
   }
 
   void ReapStepper() {
@@ -372,6 +384,7 @@ class Keeper {
   }
 
   void OnStepperGone(const StepperExit& exit, const std::string& how) {
+    if (phase_ == Phase::kFinishing) return End(kExitOk);
     if (stopping_) {
       Log(Severity::kInfo, "stepper.stopped", {{"how", how}});
       return End(exit.by_itself && exit.code == 0 ? kExitOk : kExitJobsCut);

@@ -76,6 +76,8 @@ absl::StatusOr<std::vector<KeeperEvent>> KeeperClient::Poll() {
       events.push_back({KeeperEventKind::kRankGone, message.session});
     } else if (message.verb == KeeperVerb::kDrain) {
       events.push_back({KeeperEventKind::kDrain, 0});
+    } else if (message.verb == KeeperVerb::kFinish) {
+      events.push_back({KeeperEventKind::kFinish, 0});
     } else {
       return absl::InternalError(
           absl::StrCat("the keeper sent ", std::string(NameOf(message.verb)), " while serving"));

@@ -22,7 +22,7 @@ struct KeptSlab {
   UniqueFd descriptor;
 };
 
-enum class KeeperEventKind : uint8_t { kRankGone = 1, kDrain = 2 };
+enum class KeeperEventKind : uint8_t { kRankGone = 1, kDrain = 2, kFinish = 3 };
 struct KeeperEvent {
   KeeperEventKind kind = KeeperEventKind::kRankGone;
   uint64_t session = 0;  // kRankGone

@@ -165,6 +165,32 @@ def other_manifest(rank: int, world: int) -> object:
     return result
 
 
+def one_cannot_join(rank: int, world: int) -> object:
+    """A rank that gets in and then fails takes nobody along: all are told why, and all may try again."""
+    p = torch.nn.Parameter(torch.ones(4, 4))
+    p.grad = torch.ones_like(p)
+    opt = muond.Muon([p], lr=0.5, data_parallel="reduced")
+    attachment = muond.optimizer.Attachment
+
+    def fails(*_: object) -> None:
+        raise MemoryError("no room for 64 bytes")
+
+    if rank == world - 1:
+        muond.optimizer.Attachment = fails
+    try:
+        opt.step()
+        told = ""
+    except (MemoryError, muond.MuondError) as error:
+        told = f"{type(error).__name__}: {error}"
+    finally:
+        muond.optimizer.Attachment = attachment
+    unchanged = bool(torch.equal(p, torch.ones(4, 4)))
+    opt.step()
+    moved = not torch.equal(p, torch.ones(4, 4))
+    opt.close()
+    return told, unchanged, moved
+
+
 def lose_a_rank(rank: int, world: int, folder: str) -> None:
     """The last rank dies between steps: the others get an error, not a hang."""
     start(rank, world, folder)

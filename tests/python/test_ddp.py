@@ -18,7 +18,7 @@ def spawn(worker, world: int, folder: Path, *names: str) -> list[int]:
         worker, args=(world, str(folder), *names), nprocs=world, join=False, start_method="spawn"
     )
     for process in context.processes:
-        process.join(150)
+        process.join(400)
     codes = [process.exitcode for process in context.processes]
     for process in context.processes:
         if process.is_alive():
@@ -35,7 +35,15 @@ def saved(folder: Path, name: str, world: int) -> list:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two ranks do, in one pair of processes: starting them is what takes the time."""
     folder = tmp_path_factory.mktemp("two")
-    names = ("train", "inner", "unreduced", "wrapped_anew", "refusals", "other_manifest")
+    names = (
+        "train",
+        "inner",
+        "unreduced",
+        "wrapped_anew",
+        "refusals",
+        "other_manifest",
+        "one_cannot_join",
+    )
     assert spawn(ddp_worker.scenarios, 2, folder, *names) == [0, 0]
     return folder
 
@@ -124,6 +132,14 @@ def test_ranks_that_disagree_are_told_and_nothing_changes(two_ranks):
 def test_ranks_with_different_models_are_told_what_differs(two_ranks):
     told = saved(two_ranks, "other_manifest", 2)
     assert all("[4,4]" in text and "[4,5]" in text for text in told), told
+
+
+def test_a_rank_that_cannot_join_fails_them_all_with_its_reason(two_ranks):
+    told = saved(two_ranks, "one_cannot_join", 2)
+    assert told == [
+        ("MuondError: rank 1 could not join: no room for 64 bytes", True, True),
+        ("MemoryError: no room for 64 bytes", True, True),
+    ]
 
 
 def test_a_lost_rank_is_an_error_and_no_hang(tmp_path):

@@ -312,16 +312,17 @@ class Muon(torch.optim.Optimizer):
         world = replicas.resolve(self._data_parallel, self._watch, named)
         uuid = devices.uuid_of(entries[0].parameter.device)
         endpoint, job = replicas.agree(world, self._asked, self._job, uuid, self._start_daemon)
-        manifest = manifest_of(entries, self.param_groups, world, job)
         try:
-            session = Session(manifest, endpoint)
-            self._life.enter(session)
-            self.endpoint = endpoint
-            self._attachment = Attachment(session, entries)
-            self._life.adopt(self._attachment)
-            for state in self.state.values():
-                state.push_kept()
-            self._statics = statics_of(self.param_groups)
+            with replicas.together(world):
+                manifest = manifest_of(entries, self.param_groups, world, job)
+                session = Session(manifest, endpoint)
+                self._life.enter(session)
+                self.endpoint = endpoint
+                self._attachment = Attachment(session, entries)
+                self._life.adopt(self._attachment)
+                for state in self.state.values():
+                    state.push_kept()
+                self._statics = statics_of(self.param_groups)
         except BaseException:  # Ctrl-C too: half attached is not attached
             self._leave()
             raise

@@ -6,12 +6,13 @@ ranks, the caller has to say it; guessing wrong would train on one rank's gradie
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,12 @@ import torch.distributed as dist
 from torch import nn
 
 from . import _library as lib
-from .errors import MuondError
+from .errors import DaemonLostError, MuondError
 
 CHOICES = ("reduced", "unreduced", "none")
+
+# What a rank is told when another one is why it cannot join: that one's own words say more.
+_CONSEQUENCES = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 @dataclass(frozen=True)
@@ -187,3 +191,39 @@ def agree(
     if failure is not None:
         raise MuondError(f"the job's first rank could not start a daemon: {failure}", "UNAVAILABLE")
     return endpoint, job
+
+
+@contextlib.contextmanager
+def together(world: World) -> Iterator[None]:
+    """What is done within succeeds on every rank, or fails on all of them, each told the reason.
+
+    Every rank goes through it, one that fails too: nobody leaves, and no daemon ends with its first rank, before all have their answers.
+    """
+    try:
+        yield
+    except BaseException as error:
+        _compare(world, error)
+        raise
+    _compare(world, None)
+
+
+def _compare(world: World, own: BaseException | None) -> None:
+    """Raises another rank's failure where there is none here, or only the consequence of that one."""
+    if world.size == 1:
+        return
+    mine = None if own is None else (getattr(own, "status", type(own).__name__), str(own))
+    everyone: list[tuple[str, str] | None] = [mine] * world.size
+    try:
+        dist.all_gather_object(everyone, mine, group=world.group)
+    except RuntimeError as lost:
+        if own is not None:
+            return
+        text = f"a rank ended while the {world.size} ranks joined: {lost}"
+        raise DaemonLostError(text, "UNAVAILABLE") from lost
+    failures = [(rank, told) for rank, told in enumerate(everyone) if told is not None]
+    causes = [failure for failure in failures if failure[1][0] not in _CONSEQUENCES] or failures
+    if not causes or (world.rank, mine) in causes:
+        return
+    rank, (status, text) = causes[0]
+    kind = DaemonLostError if status == "UNAVAILABLE" else MuondError
+    raise kind(f"rank {rank} could not join: {text}", status) from own

@@ -68,6 +68,9 @@ class KeeperProcessTest : public ::testing::Test {
   const std::string log_ = scratch_ / "log";
 };
 
+class KeeperLifelineTest : public KeeperProcessTest,
+                           public ::testing::WithParamInterface<const char*> {};
+
 TEST_F(KeeperProcessTest, AKilledStepperIsFollowedByOneThatFinds300SlabsIntact) {
   auto keeper = StartServing(Options("serve", 300));
   for (int generation = 2; generation <= 4; ++generation) {
@@ -122,11 +125,11 @@ TEST_F(KeeperProcessTest, AKilledKeeperTakesItsStepperAlongAndTheNextOneReplaces
   EXPECT_FALSE(std::filesystem::exists(directory_));
 }
 
-TEST_F(KeeperProcessTest, TheLifelinesEndEndsEverything) {
+TEST_P(KeeperLifelineTest, ItsEndLetsTheStepperFinishAndEndsEverything) {
   auto lifeline = SeqpacketPair();
   ASSERT_TRUE(lifeline.ok());
   ASSERT_EQ(::mkdir(directory_.c_str(), 0700), 0);  // as the spawner may have done
-  KeeperOptions options = Options("serve", 10);
+  KeeperOptions options = Options(GetParam(), 10);
   options.lifeline_fd = lifeline->second.get();
   options.remove_directory = true;
   const int ours = lifeline->first.get();
@@ -140,9 +143,13 @@ TEST_F(KeeperProcessTest, TheLifelinesEndEndsEverything) {
   const pid_t stepper = NewestStepper();
   lifeline->first.Reset();
   EXPECT_EQ(keeper.Wait(), kExitOk) << ReadWhole(log_);
+  EXPECT_TRUE(Reported("finish\n"));
   EXPECT_FALSE(Runs(stepper));
   EXPECT_FALSE(std::filesystem::exists(directory_));
 }
+
+// Also one that does not: it is killed after a grace.
+INSTANTIATE_TEST_SUITE_P(Steppers, KeeperLifelineTest, testing::Values("serve", "never-drain"));
 
 TEST_F(KeeperProcessTest, TheSpawnerIsToldWhenItServes) {
   int pipe[2];

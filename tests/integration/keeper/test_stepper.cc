@@ -1,7 +1,7 @@
 // A stepper that computes nothing: it keeps slabs, counts its starts in them, echoes frames, and
 // writes down what it sees.
 //   test_stepper REPORT MODE SLABS --stepper-starts=N
-// MODE: serve | die-at-start | fail-at-start | never-drain
+// MODE: serve | die-at-start | fail-at-start | never-drain (nor finish)
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -81,8 +81,8 @@ int Main(int argc, char** argv) {
     if (!events.ok()) return 0;
     for (const KeeperEvent& event : *events) {
       if (event.kind == KeeperEventKind::kRankGone) tell(absl::StrCat("gone ", event.session));
-      if (event.kind != KeeperEventKind::kDrain) continue;
-      tell("drain");
+      if (event.kind == KeeperEventKind::kRankGone) continue;
+      tell(event.kind == KeeperEventKind::kDrain ? "drain" : "finish");
       if (mode != "never-drain") return keeper.Stop().ok() ? 0 : 5;
     }
     std::vector<CarrierEvent> arrived;

@@ -45,8 +45,8 @@ TEST(KeeperMessageTest, RefusalsSayWhatWasWrong) {
   EXPECT_THAT(DecodeKeeperMessage(AsBytes(message)).status().message(),
               HasSubstr("0x00000001, not the magic"));
   message = Keep();
-  message.verb = static_cast<KeeperVerb>(13);
-  EXPECT_THAT(DecodeKeeperMessage(AsBytes(message)).status().message(), HasSubstr("verb 13"));
+  message.verb = static_cast<KeeperVerb>(14);
+  EXPECT_THAT(DecodeKeeperMessage(AsBytes(message)).status().message(), HasSubstr("verb 14"));
   message = Keep();
   message.kind = static_cast<SlabKind>(0);
   EXPECT_THAT(DecodeKeeperMessage(AsBytes(message)).status().message(), HasSubstr("slab kind 0"));
@@ -70,7 +70,7 @@ TEST(KeeperMessageTest, RefusalsSayWhatWasWrong) {
 
 TEST(KeeperMessageTest, OnlyKeepAndSlabCarryADescriptor) {
   int carriers = 0;
-  for (uint32_t verb = 1; verb <= 12; ++verb) {
+  for (uint32_t verb = 1; verb <= 13; ++verb) {
     carriers += CarriesDescriptor(static_cast<KeeperVerb>(verb)) ? 1 : 0;
     EXPECT_NE(NameOf(static_cast<KeeperVerb>(verb)), "unknown");
   }
