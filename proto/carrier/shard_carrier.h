@@ -9,10 +9,12 @@
 //          owner of either end polls event_descriptor() and calls Poll when it is readable.
 // Units:   offsets and sizes in bytes.
 // Errors:  a refused call changes nothing and makes no event. An accepted Put makes exactly one kPutDone:
-//          OK, or why not: UNAVAILABLE when the peer died, CANCELLED after our own Close. Those of a dead peer come
-//          before its kPeerGone.
+//          OK, or why not: UNAVAILABLE when the peer died, CANCELLED after our own Close or Sever. Those of a dead
+//          peer come before its kPeerGone.
 // Order:   a frame that is sent after kPutDone of a put arrives after the put's bytes can be read by the peer's CPU.
-//          Puts among themselves have no order. After kPeerGone of a peer, or Close, none of its puts lands here any more.
+//          Puts among themselves have no order.
+// Ends:    Close lets what was sent arrive: until the other end has seen it, puts of both ends may still land. Sever
+//          ends at once; after it, and after kPeerGone, none of the peer's puts lands here any more.
 #pragma once
 
 #include <array>
@@ -78,10 +80,14 @@ class ShardCarrier : public Carrier {
   // INVALID_ARGUMENT for what is no address.
   virtual absl::StatusOr<PeerId> Connect(std::string_view address, const AdmissionKey& key) = 0;
 
+  // Ends the connection at once; what is under way is lost. After it returns, nothing of this peer lands in our memory:
+  // the fence before a region's memory is given to someone else. No kPeerGone follows; an unknown peer is ignored.
+  virtual void Sever(PeerId peer) = 0;
+
   // Lets peers who are given the key write into [base, base + size_bytes). The memory stays valid until Unregister.
   // INVALID_ARGUMENT for null, zero or overflowing ranges; RESOURCE_EXHAUSTED beyond kRegionsMax.
   virtual absl::StatusOr<Region> Register(void* base, uint64_t size_bytes) = 0;
-  // Close the peers that may still write into it first; what they write later is lost or fails. NOT_FOUND if unknown.
+  // Sever the peers that may still write into it first. NOT_FOUND if unknown.
   virtual absl::Status Unregister(RegionId region) = 0;
 
   // The peer's region behind a key that Register made at its end. Ends with the peer.

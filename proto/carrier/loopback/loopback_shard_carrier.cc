@@ -468,6 +468,8 @@ class LoopbackShardCarrier : public ShardCarrier {
   absl::StatusOr<PeerId> Connect(std::string_view address, const AdmissionKey& key) override {
     return net_->Connect(end_, address, key);
   }
+  // Nothing is between two ends here once one of them is closed.
+  void Sever(PeerId peer) override { net_->Close(end_, peer); }
   absl::StatusOr<Region> Register(void* base, uint64_t size_bytes) override {
     return net_->Register(end_, base, size_bytes);
   }
