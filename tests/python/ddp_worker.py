@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import trajectory_jobs
 from reference import SmallModel, batch, loss_of
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,13 +43,13 @@ def settings() -> dict:
     return {"lr": 0.02, "adamw_lr": 2e-3, "clip_norm": 1.0, "verbose": False}
 
 
-def train(rank: int, world: int) -> object:
+def train(rank: int, world: int, steps: int = STEPS) -> object:
     """DDP's own reduction; the first rank writes the reduced gradients down, every rank its weights and state."""
     model = model_of(seed=5 + rank)  # DDP makes them equal
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
     opt = muond.Muon(wrapped, **settings())
     gradients = []
-    for step in range(STEPS):
+    for step in range(steps):
         opt.zero_grad()
         loss_of(wrapped, batch(100 * rank + step)).backward()
         gradients.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
@@ -62,6 +64,16 @@ def train(rank: int, world: int) -> object:
         "weights": list(model.parameters()),
         "state": state,
     }
+
+
+def train_on(rank: int, world: int) -> object:
+    return train(rank, world, 200)
+
+
+def forced_jobs(rank: int, world: int) -> object:
+    with tempfile.TemporaryDirectory() as folder:
+        ends = trajectory_jobs.forced(rank, world, folder, 12, 6)
+        return {"ends": ends, "resumed": trajectory_jobs.resumed(rank, world, folder, 12, 6)}
 
 
 def inner(rank: int, world: int) -> object:

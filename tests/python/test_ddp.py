@@ -8,6 +8,7 @@ import ddp_worker
 import pytest
 import torch
 import torch.multiprocessing as mp
+import trajectory_jobs
 
 import muond
 
@@ -43,6 +44,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "refusals",
         "other_manifest",
         "one_cannot_join",
+        "forced_jobs",
     )
     assert spawn(ddp_worker.scenarios, 2, folder, *names) == [0, 0]
     return folder
@@ -60,8 +62,22 @@ def trained(two_ranks: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[i
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_the_same_reduced_gradients_give_plain_trainings_bits(world, trained):
-    ranks = trained[world]
+    assert len(trained[world]) == world
+    _replay(trained[world])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_same_reduced_gradients_give_plain_trainings_bits_over_200_steps(world, tmp_path):
+    assert spawn(ddp_worker.scenarios, world, tmp_path, "train_on") == [0] * world
+    ranks = saved(tmp_path, "train_on", world)
     assert len(ranks) == world
+    assert len(ranks[0]["gradients"]) == 200
+    _replay(ranks)
+
+
+def _replay(ranks: list) -> None:
+    """What the ranks have, to the bit, from the first rank's gradients in this process alone."""
     for rank in ranks[1:]:
         for a, b in zip(ranks[0]["weights"], rank["weights"], strict=True):
             assert torch.equal(a, b)
@@ -88,6 +104,19 @@ def test_ddp_is_found_around_a_module_that_was_given_before(two_ranks):
     first, second = saved(two_ranks, "inner", 2)
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
+
+
+def test_every_job_has_plain_trainings_bits_also_when_resumed(two_ranks):
+    plain = {}
+    for name, job in trajectory_jobs.JOBS.items():
+        run = trajectory_jobs.Run(job, "muond", ddp=False, first=1)
+        run.steps(1, 12)
+        plain[name] = run.saved()
+        run.opt.close()
+    for rank in saved(two_ranks, "forced_jobs", 2):
+        for name, end in plain.items():
+            assert trajectory_jobs.differences(end, rank["ends"][name]) == [], name
+            assert trajectory_jobs.differences(end, rank["resumed"][name]) == [], name
 
 
 def test_unreduced_gradients_are_averaged_by_the_daemon(two_ranks):

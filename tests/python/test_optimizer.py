@@ -342,6 +342,54 @@ def test_a_setting_that_went_wrong_is_refused_and_the_next_step_is_made(echo, ke
     assert torch.all(p == 0)
 
 
+WRONG_NUMBERS = [
+    ({"lr": "0.1"}, TypeError, "lr must be a number, not '0.1'"),
+    ({"weight_decay": None}, TypeError, "weight_decay must be a number, not None"),
+    ({"ns_steps": 2.5}, TypeError, "ns_steps must be an int, not 2.5"),
+    ({"ns_coefficients": [(3, -3, 1)] * 3}, TypeError, r"number, not \(3, -3, 1\)"),
+    ({"clip_norm": "1"}, TypeError, "clip_norm must be a number, not '1'"),
+    ({"step_timeout": -1}, ValueError, "step_timeout should be > 0 seconds but is: -1"),
+    ({"endpoint": 8080}, TypeError, "endpoint must be a string, not 8080"),
+    ({"adamw_betas": (0.9,)}, ValueError, r"betas must be two numbers, not \(0.9,\)"),
+    ({"route": lambda name, p: "adamw"}, TypeError, "route.. says 'adamw' for up.weight"),
+]
+
+
+@pytest.mark.parametrize(("settings", "error", "text"), WRONG_NUMBERS)
+def test_a_setting_of_the_wrong_kind_is_refused_at_once(settings, error, text):
+    model = nn.ModuleDict({"up": nn.Linear(3, 4)})
+    with pytest.raises(error, match=text):
+        muond.Muon(model, verbose=False, **settings)
+
+
+def test_a_group_whose_rule_is_not_clear_is_refused():
+    p = nn.Parameter(torch.ones(2, 2))
+    with pytest.raises(TypeError, match="use_muon must be True or False, not 'no'"):
+        muond.Muon([{"params": [p], "use_muon": "no"}])
+    with pytest.raises(ValueError, match=r"a group with betas.*must say use_muon=False"):
+        muond.Muon([{"params": [p], "betas": (0.9, 0.95)}])
+    with pytest.raises(ValueError, match="route is for a model"):
+        muond.Muon([{"params": [p]}], route=lambda name, p: True)
+
+
+def test_another_optimizers_state_is_refused_with_what_is_missing():
+    p = nn.Parameter(torch.ones(2, 2))
+    sgd, opt = torch.optim.SGD([p], momentum=0.9), muond.Muon([p])
+    with pytest.raises(ValueError, match=r"group 0 of the loaded state dict has no ns_coeff.*Muon"):
+        opt.load_state_dict(sgd.state_dict())
+    assert opt.param_groups[0]["ns_steps"] == 5
+
+
+def test_a_first_step_in_inference_mode_leaves_parameters_that_train(echo):
+    p, opt = one(echo)
+    p.grad = torch.ones_like(p)
+    with torch.inference_mode():
+        opt.step()
+    (p * p).sum().backward()
+    opt.step()
+    assert torch.all(p == -0.5)
+
+
 def test_a_clip_norm_that_went_wrong_is_refused_and_infinity_is_none(echo):
     p, opt = one(echo)
     p.grad = torch.ones_like(p)

@@ -27,7 +27,15 @@ from .errors import (
     ReplicasDifferError,
     StepVoidError,
 )
-from .groups import clip_of, complete, scalars_of, statics_of, validate
+from .groups import (
+    check_loaded,
+    clip_of,
+    complete,
+    number,
+    scalars_of,
+    statics_of,
+    validate,
+)
 from .lifetime import Lifetime
 from .state import RemoteState
 
@@ -111,8 +119,13 @@ class Muon(torch.optim.Optimizer):
             raise ValueError(
                 f"data_parallel must be one of {replicas.CHOICES}, not {data_parallel!r}"
             )
-        if clip_norm is not None and not clip_norm > 0:
+        if clip_norm is not None and not number(clip_norm, "clip_norm") > 0:
             raise ValueError(f"clip_norm should be > 0 but is: {clip_norm}")
+        if not number(step_timeout, "step_timeout") > 0:
+            raise ValueError(f"step_timeout should be > 0 seconds but is: {step_timeout}")
+        for what, text in (("endpoint", endpoint), ("job", job)):
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{what} must be a string, not {text!r}")
         model = params if isinstance(params, nn.Module) else None
         self.clip_norm = clip_norm
         self.on_nonfinite = on_nonfinite
@@ -184,6 +197,10 @@ class Muon(torch.optim.Optimizer):
             if not listed:
                 raise ValueError("optimizer got an empty parameter list")
             if isinstance(listed[0], dict):
+                if route is not None:
+                    raise ValueError(
+                        "route is for a model, named parameters or parameters; groups say use_muon"
+                    )
                 return [dict(group) for group in listed], []
             if isinstance(listed[0], tuple):
                 routed = routing.route_named(listed, route)
@@ -302,6 +319,7 @@ class Muon(torch.optim.Optimizer):
         self._life.own(daemon)
         return daemon.endpoint
 
+    @torch.inference_mode(False)  # or the parameters would be inference tensors for good
     def _attach(self) -> Attachment | None:
         """Joins the daemon with the groups as they are now, and adopts the parameters. None where there is nothing to step."""
         self._complete_state()
@@ -508,12 +526,8 @@ class Muon(torch.optim.Optimizer):
         self._complete_state()
         rules = [group["use_muon"] for group in self.param_groups]
         saved_groups = state_dict["param_groups"]
-        for g, (use_muon, saved) in enumerate(zip(rules, saved_groups, strict=False)):
-            if ("momentum" in saved) != use_muon and ("betas" in saved) == use_muon:
-                raise ValueError(
-                    f"group {g} of the loaded state dict is {'AdamW' if use_muon else 'Muon'}'s, and "
-                    f"{'Muon' if use_muon else 'AdamW'}'s here"
-                )
+        for g, (group, saved) in enumerate(zip(self.param_groups, saved_groups, strict=False)):
+            check_loaded(g, group, saved)
         remote = self.state
         try:
             super().load_state_dict(state_dict)

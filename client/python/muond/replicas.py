@@ -58,20 +58,23 @@ class DdpWatch:
     def __init__(self, model: nn.Module | None) -> None:
         self._found: weakref.ref | None = None
         self._hook = None
-        self.world: World | None = None  # as it was at the last attach
+        self.group: object | None = None  # the process group of the wrapper that was found
         if model is None or not dist.is_available():
             return
         inside = [m for m in model.modules() if isinstance(m, _ddp_type())]
         if inside:
-            self._found = weakref.ref(inside[0])
+            self._keep(inside[0])
         else:
             self._hook = model.register_forward_pre_hook(self._look)
 
     def _look(self, _module: nn.Module, _inputs: object) -> None:
         active = getattr(_ddp_type(), "_active_ddp_module", None)
         if active is not None:
-            self._found = weakref.ref(active)
+            self._keep(active)
             self.stop()
+
+    def _keep(self, ddp: nn.Module) -> None:
+        self._found, self.group = weakref.ref(ddp), ddp.process_group
 
     def stop(self) -> None:
         """Takes the hook away; what was found stays."""
@@ -102,15 +105,15 @@ def resolve(
     if not dist.is_available() or not dist.is_initialized() or data_parallel == "none":
         return ALONE
     ddp = watch.found()
-    group = ddp.process_group if ddp is not None else dist.group.WORLD
+    # A wrapper that is gone was replaced by another around the same model (a layer was unfrozen, say); gradients that are not
+    # reduced by it are found out at the step: replicas are compared.
+    group = watch.group if watch.group is not None else dist.group.WORLD
     size = dist.get_world_size(group)
     if size == 1:
         return ALONE
     if ddp is not None and data_parallel is None:
         _check_inside(ddp, named)
-    elif data_parallel is None and watch.world is not None:
-        return watch.world  # the wrapper is gone: another one is around the model by now
-    elif data_parallel is None:
+    elif data_parallel is None and watch.group is None:
         raise ValueError(
             f"torch.distributed has {size} ranks, and nothing tells whether these parameters' "
             "gradients are reduced: pass the DistributedDataParallel model itself, or say "
@@ -120,8 +123,7 @@ def resolve(
     rank = dist.get_rank(group)
     if data_parallel == "unreduced":
         return World(rank, size, lib.REPLICA_SUM, float(size), group)
-    watch.world = World(rank, size, lib.REPLICA_SAME, 1.0, group)
-    return watch.world
+    return World(rank, size, lib.REPLICA_SAME, 1.0, group)
 
 
 def keep_unreduced(ddp: nn.Module) -> None:

@@ -80,6 +80,8 @@ def _decide(
     chosen = route(name, parameter) if route is not None else None
     if chosen is None:
         return Routed(name, parameter, *rule)
+    if chosen not in (True, False):
+        raise TypeError(f"route() says {chosen!r} for {name}; True, False or None is needed")
     if chosen and parameter.ndim < 2:
         raise ValueError(
             f"route() sends {name} to Muon, but its shape is {tuple(parameter.shape)}: Muon needs a "
