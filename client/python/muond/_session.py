@@ -143,6 +143,30 @@ class Manifest:
         )
         check(lib.load().muond_manifest_add_block(self.handle, block, None))
 
+    def add_block(
+        self,
+        tensor: int,
+        offset: Sequence[int],
+        extent: Sequence[int],
+        kind: int,
+        replica: int,
+        replicas: int,
+        divisor: float = 1.0,
+    ) -> None:
+        """This rank holds ``extent`` of ``tensor`` at ``offset`` (an extent of 0: nothing), as copy ``replica`` of ``replicas``."""
+        dims = max(len(offset), 1)  # a scalar is a tensor of shape [1]
+        block = lib.Block.make(
+            tensor=tensor,
+            dims=dims,
+            offset=(c_int64 * dims)(*(offset or (0,))),
+            extent=(c_int64 * dims)(*(extent or (1,))),
+            replica_kind=kind,
+            replica=replica,
+            replicas=replicas,
+            divisor=divisor,
+        )
+        check(lib.load().muond_manifest_add_block(self.handle, block, None))
+
 
 class Slab:
     """Memory shared with the daemon; mapped as long as somebody holds this, or a buffer of it."""

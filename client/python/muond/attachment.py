@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from . import _library as lib
 from . import device as devices
+from . import dtensors
 from ._session import Manifest, Outcome, Session
 from .replicas import World
 
@@ -25,17 +27,19 @@ WAIT_SECONDS = 0.25
 
 @dataclass
 class Entry:
-    """One parameter at the daemon. ``tensor`` is its index in the manifest, and its block's."""
+    """One parameter at the daemon. ``tensor`` and ``block`` are its index in the manifest, and its first block's."""
 
     parameter: torch.Tensor
     name: str
     group: int
     tensor: int
+    block: int
     bucket: int = 0
     shape: tuple[int, ...] = ()
     view: torch.Tensor | None = None  # its place in the parameter slab, in its shape
     gradient: torch.Tensor | None = None  # on a GPU: its place in the gradient slab, if it has one
     adopted: bool = False  # the parameter lives in `view`; else it is copied there and back
+    shard: dtensors.Shard | None = None  # of a DTensor: its places, in place of `view`
 
     @property
     def place(self) -> torch.Tensor:
@@ -53,6 +57,7 @@ def collect(
     """
     entries: list[Entry] = []
     seen: set[int] = set()
+    blocks = 0
     for g, group in enumerate(param_groups):
         for i, p in enumerate(group["params"]):
             if id(p) in seen or p.numel() == 0 or not (p.requires_grad or p.grad is not None):
@@ -60,7 +65,11 @@ def collect(
             seen.add(id(p))
             name = name_of(p, g, i)
             check_servable(p, name)
-            entries.append(Entry(p, name, g, len(entries), shape=tuple(p.shape)))
+            shard = dtensors.Shard(p, name) if dtensors.is_sharded(p) else None
+            entries.append(
+                Entry(p, name, g, len(entries), blocks, shape=tuple(p.shape), shard=shard)
+            )
+            blocks += 1 if shard is None else len(shard.layout.rectangles)
     _check_together(entries)
     _check_apart(entries)
     bucket_bytes = DEVICE_BUCKET_BYTES if entries and entries[0].parameter.is_cuda else BUCKET_BYTES
@@ -79,21 +88,29 @@ def check_servable(p: torch.Tensor, name: str) -> None:
         raise RuntimeError(f"Muon does not support complex parameters: {name} is {p.dtype}")
     if p.layout is not torch.strided:
         raise RuntimeError(f"Muon does not support sparse parameters: {name} is {p.layout}")
-    if type(p).__name__ == "DTensor" or hasattr(p, "device_mesh"):
+    if type(p).__name__ == "FlatParameter" or hasattr(p, "_is_flat_param"):
         raise ValueError(
-            f"{name} is a DTensor (FSDP2 or tensor parallelism); this version serves plain tensors "
-            "and DistributedDataParallel"
+            f"{name} is a flat parameter of FSDP1 (FullyShardedDataParallel): not served; use FSDP2 "
+            "(torch.distributed.fsdp.fully_shard)"
         )
-    if hasattr(p, "_st_info") or type(p).__name__ == "FlatParameter":
-        raise ValueError(f"{name} is a flat or hidden shard ({type(p).__name__}): not served")
+    if hasattr(p, "_st_info"):
+        raise ValueError(
+            f"{name} is a shard that DistributedDataParallel over tensor parallelism hides: not "
+            "served; use fully_shard over a mesh of both"
+        )
+    local = dtensors.local_of(p)
+    if type(local) not in (torch.Tensor, nn.Parameter):
+        raise ValueError(
+            f"{name} is held as a {type(local).__name__}: plain fp32 shards are served"
+        )
     if p.dtype is not torch.float32:
         raise ValueError(
             f"{name} is {p.dtype}; this version serves torch.float32 parameters (keep fp32 "
             "parameters and use autocast for a 16-bit forward)"
         )
-    if any(n > 1 and step == 0 for n, step in zip(p.shape, p.stride(), strict=True)):
+    if any(n > 1 and step == 0 for n, step in zip(local.shape, local.stride(), strict=True)):
         raise ValueError(
-            f"{name} of shape {tuple(p.shape)} has strides {p.stride()}: elements share memory "
+            f"{name} of shape {tuple(local.shape)} has strides {local.stride()}: elements share memory "
             "(expand); give it memory of its own with clone()"
         )
     if p.device.type not in ("cpu", "cuda"):
@@ -114,7 +131,9 @@ def _check_apart(entries: list[Entry]) -> None:
     """Two Parameters on one memory would be untied silently: refused, both named."""
     ends: list[tuple[int, int, str]] = []
     for entry in entries:
-        p = entry.parameter
+        p = dtensors.local_of(entry.parameter)
+        if p.numel() == 0:
+            continue
         reach = sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True)) + 1
         ends.append((p.data_ptr(), p.data_ptr() + reach * p.element_size(), entry.name))
     ends.sort()
@@ -145,7 +164,12 @@ def manifest_of(
     for entry in entries:
         shape = entry.shape or (1,)
         manifest.add_tensor(entry.name, shape, entry.group, entry.bucket)
-        manifest.add_whole_block(entry.tensor, world.kind, world.rank, world.size, world.divisor)
+        if entry.shard is None:
+            manifest.add_whole_block(
+                entry.tensor, world.kind, world.rank, world.size, world.divisor
+            )
+        else:
+            entry.shard.add_to(manifest, entry.tensor)
     return manifest
 
 
@@ -158,12 +182,17 @@ class Attachment:
         self.by_parameter = {id(entry.parameter): entry for entry in entries}
         self._last_of_bucket = {entry.bucket: entry for entry in entries}
         self._put: list[Entry] = []  # what the open step has a gradient of
-        self._sizes = [session.place(entry.tensor).size for entry in entries]
+        self._sizes = [session.place(entry.block).size for entry in entries]
         self.device = entries[0].parameter.device
         self.on_device = self.device.type == "cuda"
         slab, gradients = session.slab(lib.SLAB_PARAMETER), session.slab(lib.SLAB_GRADIENT)
+        records = dtensors.fsdp_records()
         for entry in entries:
-            place = session.place(entry.tensor)
+            if entry.shard is not None:
+                entry.shard.attach(session, entry.block, slab, gradients, records)
+                self.adopt(entry)
+                continue
+            place = session.place(entry.block)
             entry.view = devices.slab_tensor(
                 slab, place.parameter_offset, entry.shape, place.size, self.device
             )
@@ -180,10 +209,22 @@ class Attachment:
     def adopt(self, entry: Entry) -> None:
         """Moves the parameter's values into its place, and, where strides allow it, the parameter."""
         p = entry.parameter
+        if entry.shard is not None:
+            entry.adopted = entry.shard.adopt()
+            return
         entry.place.copy_(p)
         entry.adopted = p.is_contiguous()
         if entry.adopted:
             p.data = entry.place
+
+    @staticmethod
+    def _is_home(entry: Entry) -> bool:
+        """Whether the parameter is adopted and still where it was put."""
+        if not entry.adopted:
+            return False
+        if entry.shard is not None:
+            return entry.shard.is_home()
+        return entry.parameter.data_ptr() == entry.place.data_ptr()
 
     def check(self) -> None:
         """Everything a step needs, before any of it is handed over."""
@@ -194,8 +235,11 @@ class Attachment:
                     f"{entry.name} had shape {entry.shape} when the optimizer attached and has "
                     f"{tuple(p.shape)} now: make a new optimizer for the new parameter"
                 )
-            if not entry.adopted or p.data_ptr() != entry.place.data_ptr():
+            if not self._is_home(entry):
                 check_servable(p, entry.name)
+            if entry.shard is not None:
+                entry.shard.check()
+                continue
             if g is None:
                 continue
             if g.is_sparse or g.layout is not torch.strided:
@@ -213,7 +257,7 @@ class Attachment:
     def refresh(self) -> None:
         """The parameters are the truth: what moved or is not adopted is copied to its place again."""
         for entry in self.entries:
-            if not entry.adopted or entry.parameter.data_ptr() != entry.place.data_ptr():
+            if not self._is_home(entry):
                 self.adopt(entry)
 
     def put(self) -> None:
@@ -225,9 +269,12 @@ class Attachment:
         self._put = []
         for entry, size in zip(self.entries, self._sizes, strict=True):
             gradient = entry.parameter.grad
-            if gradient is not None:
+            if gradient is not None and entry.shard is not None:
+                entry.shard.put(session, entry.block)
+                self._put.append(entry)
+            elif gradient is not None:
                 dense = gradient.resolve_neg().contiguous()
-                session.put(entry.tensor, dense.data_ptr(), size)
+                session.put(entry.block, dense.data_ptr(), size)
                 self._put.append(entry)
             if self._last_of_bucket[entry.bucket] is entry:
                 session.announce(entry.bucket)
@@ -236,12 +283,17 @@ class Attachment:
         """The same as one batched copy on the current stream; the host does not wait."""
         present = [entry for entry in self.entries if entry.parameter.grad is not None]
         self._put = present
-        pushed = [entry for entry in present if entry.gradient is not None]
+        pushed = [(e.gradient, e.parameter.grad) for e in present if e.gradient is not None]
+        blocks = []
+        for entry in present:
+            count = 1
+            if entry.shard is not None:
+                pushed += entry.shard.copies()
+                count = len(entry.shard.layout.rectangles)
+            blocks += range(entry.block, entry.block + count)
         if pushed:
-            torch._foreach_copy_(
-                [entry.gradient for entry in pushed], [entry.parameter.grad for entry in pushed]
-            )
-        self.session.placed((ctypes.c_int32 * len(present))(*[entry.tensor for entry in present]))
+            torch._foreach_copy_([to for to, _ in pushed], [of for _, of in pushed])
+        self.session.placed((ctypes.c_int32 * len(blocks))(*blocks))
 
     def use_current_stream(self) -> None:
         """What is handed over from here on comes behind the work of torch's current stream."""
@@ -264,7 +316,9 @@ class Attachment:
     def take(self) -> None:
         """After an applied step: new values for parameters that live elsewhere; autograd is told of all."""
         for entry in self._put:
-            if entry.adopted:
+            if entry.shard is not None:
+                entry.shard.take(entry.adopted)
+            elif entry.adopted:
                 torch.autograd.graph.increment_version(entry.parameter)
             else:
                 entry.parameter.copy_(entry.place)
@@ -280,6 +334,8 @@ class Attachment:
             value = torch.empty(entry.shape, dtype=torch.float32)
         size = value.numel() * value.element_size()
         self.session.fetch_state(entry.tensor, field, value.data_ptr(), size)
+        if entry.shard is not None and field != lib.STATE_STEP:
+            return entry.shard.part_of(value)
         return value if field == lib.STATE_STEP else value.to(self.device)
 
     def push(self, p: torch.Tensor, field: int, value: torch.Tensor) -> bool:
@@ -287,6 +343,8 @@ class Attachment:
         entry = self.by_parameter.get(id(p))
         if entry is None:
             return False
+        if dtensors.is_sharded(value):
+            value = value.full_tensor()
         kind = torch.float64 if field == lib.STATE_STEP else torch.float32
         dense = value.to(device="cpu", dtype=kind).contiguous()
         size = dense.numel() * dense.element_size()
@@ -297,9 +355,14 @@ class Attachment:
     def release(self) -> None:
         """Gives the parameters memory of their own again."""
         for entry in self.entries:
-            if entry.adopted and entry.parameter.data_ptr() == entry.place.data_ptr():
+            if entry.shard is not None:
+                if entry.adopted:
+                    entry.shard.release()
+            elif self._is_home(entry):
                 entry.parameter.data = entry.place.clone()
         if self.on_device:
             torch.cuda.synchronize(self.device)  # nothing works on the slabs when they go
         for entry in self.entries:
             entry.view = entry.gradient = None
+            if entry.shard is not None:
+                entry.shard.detach()

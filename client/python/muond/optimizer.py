@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import _library as lib
 from . import device as devices
-from . import replicas, routing
+from . import dtensors, replicas, routing
 from ._session import Daemon, Outcome, Session
 from .attachment import Attachment, collect, manifest_of
 from .errors import (
@@ -327,7 +327,9 @@ class Muon(torch.optim.Optimizer):
         if not entries:
             return None
         named = [(entry.name, entry.parameter) for entry in entries]
-        world = replicas.resolve(self._data_parallel, self._watch, named)
+        world = dtensors.world_of(named, self._data_parallel, self._watch)
+        if world is None:
+            world = replicas.resolve(self._data_parallel, self._watch, named)
         uuid = devices.uuid_of(entries[0].parameter.device)
         endpoint, job = replicas.agree(world, self._asked, self._job, uuid, self._start_daemon)
         try:
@@ -358,7 +360,8 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]
             if p.grad is not None and id(p) not in attachment.by_parameter and p.numel() > 0
         ]
-        if not fresh and statics_of(self.param_groups) == self._statics:
+        others = any(e.shard is not None and e.shard.changed() for e in attachment.entries)
+        if not fresh and not others and statics_of(self.param_groups) == self._statics:
             return attachment
         for state in self.state.values():
             state.keep()
