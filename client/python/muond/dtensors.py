@@ -84,7 +84,7 @@ def ranks_of(p: DTensor) -> tuple[int, ...]:
 def world_of(
     named: Iterable[tuple[str, torch.Tensor]], data_parallel: str | None, watch: DdpWatch
 ) -> World | None:
-    """All ranks of the DTensors' mesh; None without DTensors. ``watch`` keeps it for the next attach.
+    """All ranks of the DTensors' mesh; None without DTensors. ``watch`` keeps the process group for the next attach.
 
     ValueError where that is not one mesh, or not what ``data_parallel`` says.
     """
@@ -107,10 +107,9 @@ def world_of(
             )
     ranks = tuple(sorted(ranks))
     rank = ranks.index(dist.get_rank())
-    if watch.world is None or watch.world.size != len(ranks):
-        group = _group_of(first, ranks)
-        watch.world = World(rank, len(ranks), lib.REPLICA_SAME, 1.0, group)
-    return watch.world
+    if watch.group is None or dist.get_world_size(watch.group) != len(ranks):
+        watch.group = _group_of(first, ranks)
+    return World(rank, len(ranks), lib.REPLICA_SAME, 1.0, watch.group)
 
 
 def _short(ranks: Sequence[int]) -> str:
