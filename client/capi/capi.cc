@@ -296,6 +296,7 @@ muond_status muond_client_attach(const muond_attach_options* given, const muond_
     wanted.endpoint = Text(options->endpoint);
     wanted.token = Text(options->token);
     wanted.adopt = options->adopt != 0;
+    wanted.attempt = options->attempt;
     wanted.join_timeout = Seconds(options->join_timeout_seconds, 300);
     wanted.repair_timeout = Seconds(options->repair_timeout_seconds, 60);
     made = muond::AttachToDaemon(wanted, manifest->manifest, manifest->rank);

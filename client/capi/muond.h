@@ -225,6 +225,9 @@ typedef struct muond_attach_options {
   int32_t adopt; /* 1: go on with the state that the daemon still holds under the job's name */
   double join_timeout_seconds;   /* until every rank of the job has come; 0: 300 */
   double repair_timeout_seconds; /* how long a daemon that restarts is waited for; 0: 60 */
+  /* A random number that the job's ranks share for this try, another one for the next: a rank that asks when the others have
+   * been refused is told why at once, and ranks of two runs under one name are kept apart. 0: none. */
+  uint64_t attempt;
 } muond_attach_options;
 
 /* Blocks until all ranks of the job have attached. Nothing of `manifest` is kept. */

@@ -114,6 +114,8 @@ struct AttachOptions {
   std::string endpoint;  // of the daemon's gRPC door
   std::string token;
   bool adopt = false;  // go on with the state that the daemon still holds under the job's name
+  uint64_t attempt =
+      0;  // a random number that the job's ranks share for this try; 0: they have none
   absl::Duration join_timeout = absl::Minutes(5);  // until every rank has come
   absl::Duration repair_timeout =
       absl::Minutes(1);  // how long a stepper that restarts is waited for

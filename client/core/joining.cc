@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <random>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +26,11 @@ bool KeeperLives(absl::string_view endpoint) {
   return ConnectSeqpacket(absl::StrCat(endpoint.substr(0, slash), "/keeper.sock")).ok();
 }
 
+uint64_t RandomSeat() {
+  std::random_device random;
+  return (uint64_t{random()} << 32 | random()) | 1;
+}
+
 }  // namespace
 
 absl::StatusOr<Joined> JoinDaemon(const AttachOptions& options, const Manifest& manifest,
@@ -34,10 +40,13 @@ absl::StatusOr<Joined> JoinDaemon(const AttachOptions& options, const Manifest& 
   join.rank = rank;
   join.resume = options.adopt ? Resume::kAdopt : Resume::kFresh;
   join.token = options.token;
+  join.seat = RandomSeat();
+  join.attempt = options.attempt;
   std::optional<JoinReply> joined;
   bool again = false;
-  const absl::Time end = absl::Now() + kAgainFor;
+  absl::Time end = absl::InfinitePast();
   for (;; again = true) {
+    const absl::Time asked = absl::Now();
     absl::StatusOr<std::unique_ptr<DaemonStub>> stub = DaemonStub::Create(options.endpoint);
     if (!stub.ok()) return stub.status();
     absl::Status status;
@@ -54,7 +63,10 @@ absl::StatusOr<Joined> JoinDaemon(const AttachOptions& options, const Manifest& 
     const bool forgotten = again && joined.has_value() && absl::IsNotFound(status);
     if (forgotten) joined.reset();
     if (!forgotten && !absl::IsUnavailable(status)) return status;
-    if (absl::Now() >= end || !KeeperLives(options.endpoint)) return status;
+    // A call that was waiting for other ranks has seen no restart before this one.
+    const absl::Time now = absl::Now();
+    if (!again || now - asked > kAgainFor) end = now + kAgainFor;
+    if (now >= end || !KeeperLives(options.endpoint)) return status;
     absl::SleepFor(kAgainAfter);
   }
 }

@@ -1,5 +1,7 @@
 #include "proto/stubs/daemon_stub.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "muond/v1/daemon.grpc.pb.h"
@@ -7,6 +9,12 @@
 #include "proto/types/convert.h"
 
 namespace muond {
+namespace {
+
+// A join is answered by the daemon's clock, with the ranks that are missing; ours ends it only when the daemon says nothing.
+constexpr absl::Duration kJoinMargin = absl::Seconds(5);
+
+}  // namespace
 
 struct DaemonStub::Impl : Caller<v1::Daemon> {};
 
@@ -24,14 +32,19 @@ absl::StatusOr<std::unique_ptr<DaemonStub>> DaemonStub::Create(std::string_view 
 const std::string& DaemonStub::endpoint() const { return impl_->peer.endpoint; }
 
 absl::StatusOr<JoinReply> DaemonStub::Join(const JoinCall& call, absl::Duration timeout) {
+  const Peer& peer = impl_->peer;
+  const absl::Duration wait = timeout == absl::ZeroDuration() ? peer.options.timeout : timeout;
   v1::JoinRequest request;
   ToProto(call, &request);
-  ToProto(impl_->peer.options.version, request.mutable_version());
+  ToProto(peer.options.version, request.mutable_version());
+  const int64_t wait_ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(wait));
+  request.set_wait_ms(
+      wait_ms > std::numeric_limits<uint32_t>::max() ? 0 : static_cast<uint32_t>(wait_ms));
+  grpc::ClientContext context;
+  peer.Prepare(context, wait + kJoinMargin);
   v1::JoinResponse response;
-  if (absl::Status status = impl_->Call(&v1::Daemon::Stub::Join, request, &response, timeout);
-      !status.ok()) {
-    return status;
-  }
+  const absl::Status status = peer.Explain(impl_->stub->Join(&context, request, &response), wait);
+  if (!status.ok()) return status;
   if (absl::Status status = impl_->CheckPeer(FromProto(response.version())); !status.ok())
     return status;
   return FromProto(response);

@@ -31,7 +31,7 @@ class DaemonStub {
   const std::string& endpoint() const;
 
   absl::StatusOr<JoinReply> Join(const JoinCall& call,
-                                 absl::Duration timeout);  // call.version is the options' one
+                                 absl::Duration timeout);  // version and wait_ms are ours to fill
   absl::StatusOr<AttachReply> Attach(uint64_t session, absl::Duration timeout = {});
   absl::Status Detach(uint64_t session, absl::Duration timeout = {});
   absl::StatusOr<Plan> GetPlan(uint64_t job, uint64_t epoch,

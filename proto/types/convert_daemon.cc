@@ -80,6 +80,9 @@ void ToProto(const JoinCall& value, v1::JoinRequest* message) {
   ToProto(value.rank, message->mutable_rank());
   message->set_resume(static_cast<v1::JoinRequest::Resume>(value.resume));
   message->set_token(value.token);
+  message->set_seat(value.seat);
+  message->set_attempt(value.attempt);
+  message->set_wait_ms(value.wait_ms);
 }
 
 absl::StatusOr<JoinCall> FromProto(const v1::JoinRequest& message) {
@@ -104,6 +107,9 @@ absl::StatusOr<JoinCall> FromProto(const v1::JoinRequest& message) {
   if (absl::Status status = Validate(value.manifest, value.rank); !status.ok()) return status;
   value.resume = static_cast<Resume>(message.resume());
   value.token = message.token();
+  value.seat = message.seat();
+  value.attempt = message.attempt();
+  value.wait_ms = message.wait_ms();
   return value;
 }
 

@@ -21,6 +21,9 @@ struct JoinCall {
   RankManifest rank;
   Resume resume = Resume::kFresh;
   std::string token;
+  uint64_t seat = 0;  // of this rank: the same in every repeat of this join; 0: it is not repeated
+  uint64_t attempt = 0;  // of all ranks: another one each time they try; 0: not known
+  uint32_t wait_ms = 0;  // for the other ranks; 0: until the call's deadline
 };
 struct JoinReply {
   ProtocolVersion version;

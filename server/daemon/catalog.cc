@@ -80,6 +80,7 @@ std::string WriteCatalog(const CatalogRecord& record) {
   PutBytes(Serialize(*record.plan), &out);
   for (size_t rank = 0; rank < record.ranks.size(); ++rank) {
     PutNumber(record.sessions[rank], &out);
+    PutNumber(record.seats[rank], &out);
     PutBytes(Serialize(*record.ranks[rank]), &out);
   }
   const CatalogHeader header{kCatalogMagic,
@@ -123,12 +124,14 @@ absl::StatusOr<CatalogRecord> ReadCatalog(absl::Span<const char> bytes) {
   if (!plan.ok()) return plan.status();
   record.plan = std::make_shared<const Plan>(*std::move(plan));
   for (uint32_t rank = 0; rank < header.ranks; ++rank) {
-    uint64_t session = 0;
+    uint64_t session = 0, seat = 0;
     if (absl::Status status = reader.Number(&session); !status.ok()) return status;
+    if (absl::Status status = reader.Number(&seat); !status.ok()) return status;
     if (absl::Status status = reader.Bytes(&text); !status.ok()) return status;
     auto ranks = ParseRankManifest(text);
     if (!ranks.ok()) return ranks.status();
     record.sessions.push_back(session);
+    record.seats.push_back(seat);
     record.ranks.push_back(std::make_shared<const RankManifest>(*std::move(ranks)));
   }
   return record;

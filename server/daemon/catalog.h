@@ -3,7 +3,7 @@
 //
 // Layout, little-endian: 0 CatalogHeader (64 bytes) | Cell rank_state[ranks] | Cell slab_ids: journal, page, gradients[ranks],
 // parameters[ranks], states[devices] | then, each as u64 length and bytes padded to 8: the manifest, the plan, and for every rank
-// its session (u64) and its manifest.
+// its session (u64), its seat (u64) and its manifest.
 // A slab belongs to the job when its id stands here, and not before: one store replaces a journal by its fresh copy.
 // Errors: DATA_LOSS with the offset when the bytes are not a whole catalogue.
 #pragma once
@@ -20,7 +20,7 @@
 
 namespace muond {
 
-inline constexpr uint64_t kCatalogMagic = 0x3147544143444e4d;  // "MNDCATG1"
+inline constexpr uint64_t kCatalogMagic = 0x3247544143444e4d;  // "MNDCATG2"
 
 enum class CatalogRank : uint64_t { kJoined = 0, kAttached = 1, kLeft = 2, kGone = 3 };
 
@@ -40,7 +40,7 @@ struct CatalogRecord {
   std::shared_ptr<const Manifest> manifest;
   std::shared_ptr<const Plan> plan;
   std::vector<std::shared_ptr<const RankManifest>> ranks;
-  std::vector<uint64_t> sessions;
+  std::vector<uint64_t> sessions, seats;  // by rank
 };
 
 std::string WriteCatalog(const CatalogRecord& record);

@@ -37,6 +37,7 @@ struct JoinCommand {
   std::shared_ptr<const RankManifest> rank;
   ResumeMode resume = ResumeMode::kFresh;
   std::string token;
+  uint64_t seat = 0, attempt = 0;  // as in JoinCall
   absl::Time
       deadline;  // the loop answers DEADLINE_EXCEEDED, naming the missing ranks, when it passes
 };
@@ -114,7 +115,8 @@ struct SnapshotTaken {
 class DaemonCommands {
  public:
   virtual ~DaemonCommands() = default;
-  // Calls back when every rank of the job has joined.
+  // Calls back when every rank of the job has joined. A repeat with the same seat takes the place of the call before it, which is
+  // answered ABORTED, or gets the answer that was given already.
   virtual void Join(JoinCommand command, Done<Joined> done) = 0;
   // The caller went away: its pending Join is answered CANCELLED. An answered or unknown ticket is
   // ignored.

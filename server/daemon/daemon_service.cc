@@ -64,8 +64,14 @@ class DaemonServiceImpl final : public v1::Daemon::CallbackService {
     command.rank = std::make_shared<const RankManifest>(std::move(asked->rank));
     command.resume = static_cast<ResumeMode>(asked->resume);
     command.token = std::move(asked->token);
-    command.deadline = std::min(absl::Now() + options_.join_timeout,
+    command.seat = asked->seat;
+    command.attempt = asked->attempt;
+    const absl::Time now = absl::Now();
+    command.deadline = std::min(now + options_.join_timeout,
                                 absl::FromChrono(context->deadline()) - kDeadlineMargin);
+    if (asked->wait_ms > 0) {
+      command.deadline = std::min(command.deadline, now + absl::Milliseconds(asked->wait_ms));
+    }
     commands_.Join(std::move(command), Answer<Joined>(call, [response](const Joined& joined) {
                      JoinReply reply;
                      reply.job = joined.job_id;

@@ -82,6 +82,11 @@ class StepLoopImpl final : public StepLoop {
 
   // step_loop_jobs.cc
   void OnJoin(JoinCommand command, Done<Joined> done);
+  // Whether this is a repeat that was answered before, or waits for its plan now; then it is taken care of.
+  bool OnRepeatedJoin(const JoinCommand& command, Done<Joined>& done);
+  static Joined AnswerOf(const Job& job, uint32_t rank);
+  // Every rank of a job that cannot start, also those that ask for it later.
+  void RefuseJob(const CompleteJoin& join, const absl::Status& status);
   void Refuse(const std::vector<JoinAnswer>& answers);
   void OnComplete(CompleteJoin join);
   void OnPlanned(const std::string& name, absl::StatusOr<PlannedJob> planned);

@@ -50,7 +50,40 @@ void StepLoopImpl::Refuse(const std::vector<JoinAnswer>& answers) {
   }
 }
 
+Joined StepLoopImpl::AnswerOf(const Job& job, uint32_t rank) {
+  return {job.id(), job.record().sessions[rank], job.incarnation(), job.epoch(),
+          job.verdict_step()};
+}
+
+bool StepLoopImpl::OnRepeatedJoin(const JoinCommand& command, Done<Joined>& done) {
+  const std::string& name = command.manifest->job;
+  const auto rank = static_cast<uint32_t>(command.rank->rank);
+  const auto sits = [&](const std::vector<uint64_t>& seats) {
+    return command.seat != 0 && rank < seats.size() && seats[rank] == command.seat;
+  };
+  if (const auto planned = planning_.find(name);
+      planned != planning_.end() && sits(planned->second.join.seats)) {
+    uint64_t& ticket = planned->second.join.tickets[rank];
+    Refuse({{ticket, absl::AbortedError("asked again")}});
+    ticket = command.ticket;
+    waiting_joins_.emplace(ticket, std::move(done));
+    return true;
+  }
+  const Job* running = FindJob(name);
+  if (running == nullptr || !sits(running->record().seats)) return false;
+  if (FindSession(running->record().sessions[rank]) == nullptr) return false;  // it has left
+  Log(Severity::kInfo, "rank.joined_again", {{"job", name}, {"rank", rank}});
+  done(AnswerOf(*running, rank));
+  return true;
+}
+
+void StepLoopImpl::RefuseJob(const CompleteJoin& join, const absl::Status& status) {
+  board_.Fail(join.attempt, status);
+  for (uint64_t ticket : join.tickets) Refuse({{ticket, status}});
+}
+
 void StepLoopImpl::OnJoin(JoinCommand command, Done<Joined> done) {
+  if (!stopped_ && OnRepeatedJoin(command, done)) return;
   if (is_draining_ || stopped_)
     return done(absl::UnavailableError("the daemon drains: it takes no new jobs"));
   absl::Status valid = Validate(*command.manifest);
@@ -83,8 +116,8 @@ void StepLoopImpl::OnJoin(JoinCommand command, Done<Joined> done) {
     }
   }
   waiting_joins_.emplace(command.ticket, std::move(done));
-  JoinBoard::Added added =
-      board_.Add({command.ticket, command.manifest, command.rank, adopt, command.deadline});
+  JoinBoard::Added added = board_.Add({command.ticket, command.manifest, command.rank, adopt,
+                                       command.deadline, command.seat, command.attempt});
   Refuse(added.refused);
   if (added.complete) OnComplete(*std::move(added.complete));
 }
@@ -93,7 +126,7 @@ void StepLoopImpl::OnComplete(CompleteJoin join) {
   std::vector<RankManifest> ranks;
   for (const auto& rank : join.ranks) ranks.push_back(*rank);
   if (absl::Status status = CheckRanks(*join.manifest, ranks); !status.ok()) {
-    for (uint64_t ticket : join.tickets) Refuse({{ticket, status}});
+    RefuseJob(join, status);
     return;
   }
   const std::string name = join.manifest->job;
@@ -133,7 +166,7 @@ void StepLoopImpl::OnPlanned(const std::string& name, absl::StatusOr<PlannedJob>
   if (!job.ok()) {
     if (planned.ok() && planning.adopted == 0)
       options_.plans->EndJob(planned->job_id, std::string(job.status().message()));
-    for (uint64_t ticket : planning.join.tickets) Refuse({{ticket, job.status()}});
+    RefuseJob(planning.join, job.status());
     return;
   }
   for (uint32_t rank = 0; rank < planning.join.tickets.size(); ++rank) {
@@ -142,8 +175,7 @@ void StepLoopImpl::OnPlanned(const std::string& name, absl::StatusOr<PlannedJob>
       continue;  // it has gone meanwhile: the attach deadline ends the job
     Done<Joined> done = std::move(waiting->second);
     waiting_joins_.erase(waiting);
-    done(Joined{(*job)->id(), (*job)->record().sessions[rank], (*job)->incarnation(),
-                (*job)->epoch(), (*job)->verdict_step()});
+    done(AnswerOf(**job, rank));
   }
 }
 
@@ -156,6 +188,7 @@ absl::StatusOr<Job*> StepLoopImpl::StartJob(const Planning& planning, PlannedJob
   record.manifest = join.manifest;
   record.plan = std::make_shared<const Plan>(std::move(planned.plan));
   record.ranks = join.ranks;
+  record.seats = join.seats;
   record.devices = static_cast<uint32_t>(devices_.size());
   for (size_t rank = 0; rank < join.ranks.size(); ++rank) record.sessions.push_back(MintId());
   auto layout = JobLayout::Build(record.manifest, record.ranks, record.plan, options_.daemon,

@@ -36,15 +36,29 @@ JoinBoard::Added JoinBoard::Add(const JoinRequest& request) {
     return refuse(absl::InvalidArgumentError(absl::StrFormat(
         "job '%s': rank %d in a world of %d", name, rank, request.manifest->world_size)));
   }
+  for (const auto& [attempt, status] : failed_) {
+    if (attempt == request.attempt) return refuse(status);
+  }
   const auto found = jobs_.find(name);
   if (found != jobs_.end()) {
-    const Ranks& ranks = found->second;
-    if (ranks.contains(rank)) {
+    Ranks& ranks = found->second;
+    const JoinRequest& first = ranks.begin()->second;
+    if (first.attempt != request.attempt && first.attempt != 0 && request.attempt != 0) {
+      return refuse(absl::AlreadyExistsError(
+          absl::StrFormat("job '%s': ranks of another run wait under this name for %s", name,
+                          MissingRanks(ranks, first.manifest->world_size))));
+    }
+    const auto taken = ranks.find(rank);
+    if (taken != ranks.end() && request.seat != 0 && request.seat == taken->second.seat) {
+      added.refused.push_back({taken->second.ticket, absl::AbortedError("asked again")});
+      taken->second = request;
+      return added;
+    }
+    if (taken != ranks.end()) {
       return refuse(absl::AlreadyExistsError(
           absl::StrFormat("job '%s': a rank %d has joined already and waits for %s", name, rank,
                           MissingRanks(ranks, request.manifest->world_size))));
     }
-    const JoinRequest& first = ranks.begin()->second;
     std::string difference = FirstDifference(*first.manifest, *request.manifest);
     if (difference.empty() && first.adopt != request.adopt) {
       difference = absl::StrFormat("resume: %s against %s", first.adopt ? "adopt" : "fresh",
@@ -54,6 +68,7 @@ JoinBoard::Added JoinBoard::Add(const JoinRequest& request) {
       const absl::Status status = absl::InvalidArgumentError(absl::StrFormat(
           "job '%s': ranks %d and %d disagree: %s", name, first.rank->rank, rank, difference));
       for (const auto& [other, waiting] : ranks) added.refused.push_back({waiting.ticket, status});
+      Fail(request.attempt, status);
       jobs_.erase(found);
       return refuse(status);
     }
@@ -64,13 +79,21 @@ JoinBoard::Added JoinBoard::Add(const JoinRequest& request) {
   CompleteJoin complete;
   complete.manifest = request.manifest;
   complete.adopt = request.adopt;
+  complete.attempt = request.attempt;
   for (const auto& [index, joined] : ranks) {
     complete.ranks.push_back(joined.rank);
     complete.tickets.push_back(joined.ticket);
+    complete.seats.push_back(joined.seat);
   }
   jobs_.erase(name);
   added.complete = std::move(complete);
   return added;
+}
+
+void JoinBoard::Fail(uint64_t attempt, const absl::Status& status) {
+  if (attempt == 0) return;
+  failed_.emplace_back(attempt, status);
+  if (failed_.size() > kAttemptsMax) failed_.pop_front();
 }
 
 void JoinBoard::Cancel(uint64_t ticket) {
@@ -92,6 +115,7 @@ std::vector<JoinAnswer> JoinBoard::Expire(absl::Time now) {
       answers.push_back({joined.ticket, absl::DeadlineExceededError(absl::StrFormat(
                                             "job '%s': %d of %d ranks joined in time; missing: %s",
                                             job->first, ranks.size(), world_size, missing))});
+      Fail(joined.attempt, answers.back().status);
     }
     std::erase_if(ranks, [now](const auto& entry) { return entry.second.deadline <= now; });
     job = ranks.empty() ? jobs_.erase(job) : std::next(job);

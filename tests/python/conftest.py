@@ -59,7 +59,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> str:
     from muond._session import Session
 
     monkeypatch.setattr(
-        muond.optimizer, "Session", lambda manifest, endpoint: Session(manifest, None)
+        muond.optimizer, "Session", lambda manifest, endpoint, **_: Session(manifest, None)
     )
     return "echo"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,22 @@ def test_missing_ranks_are_named(shared_daemon):
     with pytest.raises(muond.MuondError) as caught:
         Session(manifest, shared_daemon, join_timeout=1)
     assert caught.value.status == "DEADLINE_EXCEEDED"
+
+
+def test_a_rank_that_asks_after_the_others_were_refused_is_told_why_too(shared_daemon):
+    def join(rank: int, columns: int) -> str:
+        manifest = Manifest("three", 3, rank, 1)
+        manifest.add_muon_group("g", "jordan", 5, 1)
+        manifest.add_tensor("w", (2, columns), 0, 0)
+        manifest.add_whole_block(0, 1, rank, 3)
+        with pytest.raises(muond.MuondError) as caught:
+            Session(manifest, shared_daemon, attempt=4711)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(2) as threads:
+        told = list(threads.map(join, (0, 1), (2, 3)))
+    assert all("[2,2] against [2,3]" in text or "[2,3] against [2,2]" in text for text in told)
+    assert join(2, 2) == told[0] == told[1]
 
 
 def test_blocks_that_do_not_cover_a_tensor(shared_daemon):

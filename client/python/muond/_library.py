@@ -123,6 +123,7 @@ class AttachOptions(Sized):
         ("adopt", c_int32),
         ("join_timeout_seconds", c_double),
         ("repair_timeout_seconds", c_double),
+        ("attempt", c_uint64),
     ]
 
 

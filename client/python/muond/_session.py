@@ -221,7 +221,9 @@ class Session:
         token: str | None = None,
         join_timeout: float = 0.0,
         repair_timeout: float = 0.0,
+        attempt: int = 0,
     ) -> None:
+        """``attempt``: a random number that the job's ranks share for this try; 0: none."""
         self._library = lib.load()
         self._pid = os.getpid()
         # Held from the beginning: an exception from outside (Ctrl-C) that comes when the rank is in leaves nobody there.
@@ -232,6 +234,7 @@ class Session:
             echo=int(endpoint is None),
             join_timeout_seconds=join_timeout,
             repair_timeout_seconds=repair_timeout,
+            attempt=attempt,
         )
         try:
             check(self._library.muond_client_attach(options, manifest.handle, handle))

@@ -331,11 +331,13 @@ class Muon(torch.optim.Optimizer):
         if world is None:
             world = replicas.resolve(self._data_parallel, self._watch, named)
         uuid = devices.uuid_of(entries[0].parameter.device)
-        endpoint, job = replicas.agree(world, self._asked, self._job, uuid, self._start_daemon)
+        endpoint, job, attempt = replicas.agree(
+            world, self._asked, self._job, uuid, self._start_daemon
+        )
         try:
             with replicas.together(world):
                 manifest = manifest_of(entries, self.param_groups, world, job)
-                session = Session(manifest, endpoint)
+                session = Session(manifest, endpoint, attempt=attempt)
                 self._life.enter(session)
                 self.endpoint = endpoint
                 self._attachment = Attachment(session, entries)

@@ -159,13 +159,14 @@ def agree(
     job: str | None,
     device_uuid: str | None,
     start: Callable[[list[str | None]], str],
-) -> tuple[str, str]:
-    """Endpoint and job name, the same on every rank. Without an endpoint the first rank calls ``start`` with every rank's device.
+) -> tuple[str, str, int]:
+    """Endpoint, job name and a number for this try to join, the same on every rank. Without an endpoint the first rank calls ``start`` with every rank's device.
 
     A collective call: every rank must make it. A failure of the first rank is raised on all of them.
     """
+    attempt = secrets.randbits(64)
     if world.size == 1:
-        return endpoint or start([device_uuid]), job or job_name()
+        return endpoint or start([device_uuid]), job or job_name(), attempt
     mine = (socket.gethostname(), endpoint, job, device_uuid)
     everyone: list[tuple[str, str | None, str | None, str | None]] = [mine] * world.size
     dist.all_gather_object(everyone, mine, group=world.group)
@@ -181,18 +182,18 @@ def agree(
             "ranks name different daemons or jobs: "
             + ", ".join(f"rank {r}: {e[1]} {e[2]}" for r, e in enumerate(everyone[:4]))
         )
-    said: list[tuple[str | None, str, str]] = [(None, "", "")]
+    said: list[tuple[str | None, str, str, int]] = [(None, "", "", 0)]
     if world.rank == 0:
         try:
             started = endpoint or start([entry[3] for entry in everyone])
-            said = [(None, started, job or job_name())]
+            said = [(None, started, job or job_name(), attempt)]
         except (MuondError, ImportError, OSError) as error:  # the others wait for it
-            said = [(str(error), "", "")]
+            said = [(str(error), "", "", 0)]
     dist.broadcast_object_list(said, src=dist.get_global_rank(world.group, 0), group=world.group)
-    failure, endpoint, job = said[0]
+    failure, endpoint, job, attempt = said[0]
     if failure is not None:
         raise MuondError(f"the job's first rank could not start a daemon: {failure}", "UNAVAILABLE")
-    return endpoint, job
+    return endpoint, job, attempt
 
 
 @contextlib.contextmanager

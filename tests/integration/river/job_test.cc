@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "absl/synchronization/notification.h"
 #include "tests/support/manifests.h"
 #include "tests/support/river.h"
 #include "tests/support/scratch_directory.h"
@@ -100,6 +101,47 @@ TEST(JobTest, AdoptingWhatIsNotHeldIsNotFound) {
   River river;
   EXPECT_EQ(JoinAlone(river, Model(1), Replicated(Model(1))[0], ResumeMode::kAdopt).code(),
             absl::StatusCode::kNotFound);
+}
+
+TEST(JobTest, ARankWhoseAnswerWasLostAsksAgainAlsoAfterARestart) {
+  River river;
+  const Manifest manifest = Model(2);
+  const std::vector<RankManifest> ranks = Replicated(manifest);
+  const auto join = [&](uint64_t ticket, size_t rank, uint64_t seat, Done<Joined> done) {
+    JoinCommand command;
+    command.ticket = ticket;
+    command.manifest = std::make_shared<Manifest>(manifest);
+    command.rank = std::make_shared<RankManifest>(ranks[rank]);
+    command.seat = seat;
+    command.deadline = absl::Now() + absl::Minutes(1);
+    river.loop().Join(std::move(command), std::move(done));
+  };
+  const auto ask = [&](uint64_t ticket, size_t rank, uint64_t seat) {
+    return Ask<Joined>([&](Done<Joined> done) { join(ticket, rank, seat, std::move(done)); });
+  };
+  absl::Notification lost;
+  uint64_t session = 0;
+  join(1, 1, 71, [&](absl::StatusOr<Joined> joined) {
+    session = joined.ok() ? joined->session : 0;
+    lost.Notify();
+  });
+  const auto first = ask(2, 0, 70);
+  ASSERT_TRUE(first.ok()) << first.status();
+  lost.WaitForNotification();
+  TestRank in(river, std::make_shared<Manifest>(manifest), std::make_shared<RankManifest>(ranks[0]),
+              *first);
+  ASSERT_TRUE(in.Attach().ok());
+  for (uint64_t round = 0; round < 2; ++round) {
+    const auto again = ask(3 + 10 * round, 1, 71);
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(again->session, session);
+    EXPECT_EQ(again->job_id, first->job_id);
+    EXPECT_EQ(ask(4 + 10 * round, 1, 72).status().code(), absl::StatusCode::kAlreadyExists);
+    EXPECT_EQ(ask(5 + 10 * round, 1, 0).status().code(), absl::StatusCode::kAlreadyExists);
+    if (round > 0) break;
+    river.Stop();
+    river.Start();
+  }
 }
 
 TEST(JobTest, AFrameOutOfOrderIsRefusedAndChangesNothing) {

@@ -98,6 +98,28 @@ TEST(ConvertTest, BadMessagesAreRefusedNotClamped) {
   EXPECT_THAT(std::string(FromProto(join).status().message()), HasSubstr("rank 3 of a world of 3"));
 }
 
+TEST(ConvertTest, AJoinComesBackEqualAndAnOlderClientsHasNoSeat) {
+  JoinCall call;
+  call.manifest = Job();
+  call.rank.rank = 1;
+  call.seat = 0xfedcba9876543210;
+  call.attempt = 3;
+  call.wait_ms = 250;
+  v1::JoinRequest message;
+  ToProto(call, &message);
+  auto back = FromProto(message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->seat, 0xfedcba9876543210);
+  EXPECT_EQ(back->attempt, 3u);
+  EXPECT_EQ(back->wait_ms, 250u);
+  message.clear_seat();
+  message.clear_attempt();
+  message.clear_wait_ms();
+  back = FromProto(message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->seat + back->attempt + back->wait_ms, 0u);
+}
+
 TEST(ConvertTest, AStatusComesBackEqual) {
   DaemonStatus status;
   status.keeper_pid = 11;

@@ -19,6 +19,7 @@ CatalogRecord Record() {
   for (const RankManifest& rank : testing::RowSharded(manifest))
     record.ranks.push_back(std::make_shared<RankManifest>(rank));
   record.sessions = {7, 8};
+  record.seats = {70, 0};
   Plan plan;
   plan.epoch = 5;
   plan.devices.resize(1);
@@ -36,6 +37,7 @@ TEST(CatalogTest, WhatIsWrittenIsReadBack) {
   EXPECT_EQ(record->incarnation, 3u);
   EXPECT_EQ(record->devices, 2u);
   EXPECT_EQ(record->sessions, (std::vector<uint64_t>{7, 8}));
+  EXPECT_EQ(record->seats, (std::vector<uint64_t>{70, 0}));
   EXPECT_EQ(FirstDifference(*record->manifest, *Record().manifest), "");
   EXPECT_EQ(record->plan->epoch, 5u);
   EXPECT_EQ(record->ranks[1]->shards[0].offset, (std::vector<int64_t>{3, 0}));

@@ -2,13 +2,17 @@
 #include "server/daemon/daemon_service.h"
 
 #include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <fstream>
 #include <mutex>
 #include <thread>
 
+#include "muond/v1/daemon.grpc.pb.h"
 #include "proto/stubs/daemon_stub.h"
+#include "proto/types/convert.h"
 #include "tests/support/scratch_directory.h"
 
 namespace muond {
@@ -158,8 +162,15 @@ TEST_F(DaemonServiceTest, ABadManifestNeverReachesTheLoop) {
 }
 
 TEST_F(DaemonServiceTest, AJoinWhoseCallerGivesUpIsCancelledInTheLoop) {
-  const auto status = stub_->Join(CallOf(2), absl::Milliseconds(500)).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  v1::JoinRequest request;
+  ToProto(CallOf(2), &request);
+  v1::JoinResponse response;
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
+  const auto channel =
+      grpc::CreateChannel(door_->unix_endpoint(), grpc::InsecureChannelCredentials());
+  EXPECT_EQ(v1::Daemon::NewStub(channel)->Join(&context, request, &response).error_code(),
+            grpc::StatusCode::DEADLINE_EXCEEDED);
   for (int i = 0; i < 500; ++i) {
     {
       std::lock_guard lock(loop_.mutex);
