@@ -19,7 +19,7 @@ namespace muond {
 
 // Polls until `condition` holds; false after `within`.
 inline bool Eventually(const std::function<bool()>& condition,
-                       std::chrono::milliseconds within = std::chrono::seconds(20)) {
+                       std::chrono::milliseconds within = std::chrono::seconds(60)) {
   const auto deadline = std::chrono::steady_clock::now() + within;
   while (!condition()) {
     if (std::chrono::steady_clock::now() > deadline) return false;

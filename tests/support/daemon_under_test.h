@@ -29,11 +29,14 @@ class DaemonUnderTest {
   std::string log() const { return ReadWhole(log_path()); }
   const ScratchDirectory& scratch() const { return scratch_; }
 
-  // Until `starts` steppers have said that they serve.
+  // Until `starts` steppers have said that they serve, and where, and the keeper has: two processes, in either order.
   bool Serves(int starts = 1) {
-    return Eventually(
-               [&] { return CountOf(log(), "stepper.serving") >= starts || process_->Ended(); }) &&
-           CountOf(log(), "stepper.serving") >= starts;
+    const auto serve = [&] {
+      const std::string text = log();
+      return CountOf(text, "stepper.serving") >= starts &&
+             CountOf(text, "daemon.serving") >= starts;
+    };
+    return Eventually([&] { return serve() || process_->Ended(); }) && serve();
   }
   bool Logged(const std::string& what) {
     return Eventually([&] { return log().find(what) != std::string::npos; });
