@@ -40,9 +40,9 @@ packages=(
   build-essential cmake ninja-build ccache git ca-certificates pkg-config python3 python3-venv python3-dev
   libabsl-dev libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
   prometheus-cpp-dev libyaml-cpp-dev libsqlite3-dev libopenblas-dev
-  libcpp-httplib-dev nlohmann-json3-dev libgtest-dev libgmock-dev libbenchmark-dev
+  libcpp-httplib-dev nlohmann-json3-dev libucx-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
-((tests)) && packages+=(prometheus procps)
+((tests)) && packages+=(prometheus procps iproute2 ucx-utils)
 
 missing_packages() {
   local package

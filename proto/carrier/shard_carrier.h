@@ -87,7 +87,8 @@ class ShardCarrier : public Carrier {
   // Lets peers who are given the key write into [base, base + size_bytes). The memory stays valid until Unregister.
   // INVALID_ARGUMENT for null, zero or overflowing ranges; RESOURCE_EXHAUSTED beyond kRegionsMax.
   virtual absl::StatusOr<Region> Register(void* base, uint64_t size_bytes) = 0;
-  // Sever the peers that may still write into it first. NOT_FOUND if unknown.
+  // Puts into it fail from now on. NOT_FOUND if unknown; FAILED_PRECONDITION, and nothing changed, while the bytes of a
+  // put land in it: sever that peer first.
   virtual absl::Status Unregister(RegionId region) = 0;
 
   // The peer's region behind a key that Register made at its end. Ends with the peer.

@@ -32,6 +32,18 @@ inline std::vector<CarrierEvent> Drain(Carrier& carrier) {
   return events;
 }
 
+// Whether a carrier that has nothing to do stops being readable: an owner that polls it may sleep. A carrier may have
+// something of its own to see to first, but makes no events of it.
+inline bool GoesQuiet(Carrier& carrier) {
+  for (int i = 0; i < 500; ++i) {
+    if (!Readable(carrier, 10)) return true;
+    std::vector<CarrierEvent> events;
+    carrier.Poll(&events);
+    if (!events.empty()) return false;
+  }
+  return false;
+}
+
 inline Frame PingFrame(uint64_t cookie) {
   Frame frame;
   frame.type = FrameType::kPing;

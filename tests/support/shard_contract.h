@@ -12,11 +12,13 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -41,15 +43,20 @@ class ShardEnds {
   template <typename Done>
   bool Await(ShardNet& net, ShardCarrier* end, Done done) {
     for (int idle = 0; !done(events_[end]);) {
-      net.Progress();
-      std::vector<pollfd> entries;
-      for (const auto& [carrier, events] : events_)
-        entries.push_back({carrier->event_descriptor(), POLLIN, 0});
-      idle = ::poll(entries.data(), entries.size(), 10) > 0 ? 0 : idle + 1;
+      idle = PollOnce(net) ? 0 : idle + 1;
       if (idle > 500) return false;
-      for (auto& [carrier, events] : events_) carrier->Poll(&events);
     }
     return true;
+  }
+  // True when there was something to do within ten milliseconds.
+  bool PollOnce(ShardNet& net) {
+    net.Progress();
+    std::vector<pollfd> entries;
+    for (const auto& [carrier, events] : events_)
+      entries.push_back({carrier->event_descriptor(), POLLIN, 0});
+    const bool readable = ::poll(entries.data(), entries.size(), 10) > 0;
+    for (auto& [carrier, events] : events_) carrier->Poll(&events);
+    return readable;
   }
   std::vector<CarrierEvent> Take(ShardCarrier* end) { return std::exchange(events_[end], {}); }
 
@@ -78,9 +85,16 @@ class ShardContract : public ::testing::Test {
     ends_.Add(end->get());
     return *std::move(end);
   }
+  // As a process of its own would end: the others go on.
   void Destroy(std::unique_ptr<ShardCarrier>* end) {
     ends_.Remove(end->get());
-    end->reset();
+    std::atomic<bool> ended = false;
+    std::thread ending([&] {
+      end->reset();
+      ended = true;
+    });
+    while (!ended) ends_.PollOnce(*net_);
+    ending.join();
   }
   std::vector<CarrierEvent> Take(ShardCarrier& end, size_t count) {
     EXPECT_TRUE(ends_.Await(*net_, &end, [&](const auto& e) { return e.size() >= count; }));
@@ -99,6 +113,9 @@ class ShardContract : public ::testing::Test {
       return joined;
     }
     joined.at_listener = events[0].peer;
+    // A frame back: from then on `end` knows that it was let in, and nothing waits for that any more.
+    EXPECT_TRUE(listener_->Send(joined.at_listener, PingFrame(1)).ok());
+    EXPECT_EQ(Take(*joined.end, 1).size(), 1u);
     return joined;
   }
   // A region of `owner` over `memory`, imported by `user`.
