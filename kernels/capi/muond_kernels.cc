@@ -8,12 +8,10 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "kernels/capi/abi.h"
 #include "kernels/capi/engine.h"
 #include "kernels/capi/muon_plan.h"
 
-struct muond_kernels {
-  std::unique_ptr<muond::Engine> engine;
-};
 struct muond_kernels_muon_plan {
   std::unique_ptr<muond::MuonPlan> plan;
 };
@@ -21,7 +19,6 @@ struct muond_kernels_muon_plan {
 namespace {
 
 using muond::CoefficientTable;
-using muond::DType;
 using muond::Matrix;
 using muond::MuonItem;
 using muond::MuonPlan;
@@ -30,19 +27,10 @@ using muond::MuonScalars;
 using muond::OrthogonalizeItem;
 using muond::SharedScalars;
 using muond::UpdateScale;
-
-thread_local std::string last_message;
-
-muond_kernels_status Answer(const absl::Status& status) {
-  last_message = std::string(status.message());
-  return static_cast<muond_kernels_status>(status.code());
-}
-muond_kernels_status Refuse(const std::string& message) {
-  return Answer(absl::InvalidArgumentError(message));
-}
-
-constexpr uint64_t kAlignment = 256;
-uint64_t Aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+using muond::capi::Aligned;
+using muond::capi::Answer;
+using muond::capi::MatrixOf;
+using muond::capi::Refuse;
 
 absl::StatusOr<CoefficientTable> TableOf(const muond_kernels_table* table) {
   if (table == nullptr || table->struct_size < sizeof(*table)) {
@@ -54,19 +42,6 @@ absl::StatusOr<CoefficientTable> TableOf(const muond_kernels_table* table) {
     rows.push_back({table->rows[3 * i], table->rows[3 * i + 1], table->rows[3 * i + 2]});
   }
   return muond::CustomCoefficientTable(rows, table->steps);
-}
-
-absl::StatusOr<Matrix> MatrixOf(const muond_kernels_matrix& matrix, const char* what,
-                                size_t index) {
-  if (matrix.struct_size < sizeof(matrix) || matrix.rows < 0 || matrix.cols < 0 ||
-      (matrix.rows > 1 && matrix.ld < matrix.cols) || matrix.dtype < MUOND_KERNELS_FLOAT32 ||
-      matrix.dtype > MUOND_KERNELS_FLOAT16) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s %d: %d x %d, ld %d, dtype %d", what,
-                                                      index, matrix.rows, matrix.cols, matrix.ld,
-                                                      matrix.dtype));
-  }
-  const int64_t ld = matrix.rows > 1 ? matrix.ld : matrix.cols;
-  return Matrix{matrix.data, matrix.rows, matrix.cols, ld, static_cast<DType>(matrix.dtype)};
 }
 
 // Options of this interface or an older one.
@@ -163,26 +138,6 @@ uint64_t StepScalarsBytes(size_t count) {
 }  // namespace
 
 extern "C" {
-
-void muond_kernels_abi_version(int32_t* major, int32_t* minor) {
-  *major = MUOND_KERNELS_ABI_MAJOR;
-  *minor = MUOND_KERNELS_ABI_MINOR;
-}
-
-const char* muond_kernels_message(void) { return last_message.c_str(); }
-
-muond_kernels_status muond_kernels_create(const muond_kernels_options* options,
-                                          muond_kernels** engine) {
-  if (options == nullptr || engine == nullptr || options->struct_size < sizeof(*options)) {
-    return Refuse("muond_kernels_create: options are missing or of an older interface");
-  }
-  auto made = muond::Engine::Create(options->cuda_device);
-  if (!made.ok()) return Answer(made.status());
-  *engine = new muond_kernels{*std::move(made)};
-  return Answer(absl::OkStatus());
-}
-
-void muond_kernels_destroy(muond_kernels* engine) { delete engine; }
 
 muond_kernels_status muond_kernels_newton_schulz_workspace(muond_kernels* engine,
                                                            const muond_kernels_table* table,

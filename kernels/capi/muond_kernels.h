@@ -22,7 +22,7 @@ extern "C" {
 #endif
 
 #define MUOND_KERNELS_ABI_MAJOR 1
-#define MUOND_KERNELS_ABI_MINOR 1
+#define MUOND_KERNELS_ABI_MINOR 2
 
 /* The numbers are those of the gRPC canonical codes. */
 typedef int32_t muond_kernels_status;
@@ -143,6 +143,39 @@ muond_kernels_status muond_kernels_muon_plan_step(muond_kernels_muon_plan* plan,
                                                   const void* const* gradients, size_t addresses);
 /* Waits for the plan's work. */
 void muond_kernels_muon_plan_destroy(muond_kernels_muon_plan* plan);
+
+/* What a gradient is like before a step uses it: how many elements are NaN or Inf, and, with `want_norm`, its sum of squares,
+ * whose bits do not depend on the order of additions. Since 1.2.
+ * measurements[i] is MUOND_KERNELS_MEASUREMENT_BYTES of memory that the host reads and the device writes (CUDA: pinned), aligned
+ * to 8, filled when the stream gets there; muond_kernels_measured then reads it: non_finite[i] of each, and the sum of all squares. */
+#define MUOND_KERNELS_MEASUREMENT_BYTES 168
+muond_kernels_status muond_kernels_measure(muond_kernels* engine, void* cuda_stream,
+                                           const muond_kernels_matrix* matrices, size_t count,
+                                           int32_t want_norm, void* measurements);
+double muond_kernels_measured(const void* measurements, size_t count, uint64_t* non_finite);
+
+/* AdamW with bias correction and decoupled decay, as torch.optim.AdamW's, of every item, in place. Since 1.2.
+ * The workspace is device memory, 256-byte aligned, and stays until the stream has passed. */
+typedef struct {
+  size_t struct_size;
+  double lr, weight_decay, beta1, beta2, eps;
+  double gradient_scale; /* multiplies the gradient */
+} muond_kernels_adamw_options;
+
+typedef struct {
+  size_t struct_size;
+  muond_kernels_matrix gradient;
+  muond_kernels_matrix parameter; /* updated in place */
+  float* exp_avg;                 /* [rows, cols] dense, updated in place, as is exp_avg_sq */
+  float* exp_avg_sq;
+  double* step; /* device memory: steps done, counted in place */
+} muond_kernels_adamw_item;
+
+#define MUOND_KERNELS_ADAMW_WORKSPACE_BYTES 256
+muond_kernels_status muond_kernels_adamw_step(muond_kernels* engine, void* cuda_stream,
+                                              const muond_kernels_adamw_options* options,
+                                              const muond_kernels_adamw_item* items, size_t count,
+                                              void* workspace, uint64_t bytes);
 
 #ifdef __cplusplus
 }

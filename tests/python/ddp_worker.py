@@ -76,6 +76,12 @@ def forced_jobs(rank: int, world: int) -> object:
         return {"ends": ends, "resumed": trajectory_jobs.resumed(rank, world, folder, 12, 6)}
 
 
+def forced_inside(rank: int, world: int) -> object:
+    """The jobs with the engine in every rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        return trajectory_jobs.forced(rank, world, folder, 12, 6, daemon=None)
+
+
 def inner(rank: int, world: int) -> object:
     """The optimizer gets the module inside, before DDP is around it, as trainers do."""
     model = model_of()
@@ -124,20 +130,24 @@ def wrapped_anew(rank: int, world: int) -> object:
     return result
 
 
-def refusals(rank: int, world: int) -> object:
+def refusals_inside(rank: int, world: int) -> object:
+    return refusals(rank, world, daemon=None)
+
+
+def refusals(rank: int, world: int, **options: object) -> object:
     """Ranks that disagree are told so, and nothing has changed; then they agree and go on."""
     told = {}
     p = torch.nn.Parameter(torch.ones(4, 4))
-    opt = muond.Muon([p])
+    opt = muond.Muon([p], **options)
     try:
         opt.step()
     except ValueError as error:
         told["undeclared"] = str(error)
-    opt = muond.Muon([p], lr=0.5, data_parallel="reduced")
+    opt = muond.Muon([p], lr=0.5, data_parallel="reduced", **options)
     p.grad = torch.ones(4, 4)
     opt.step()
     before = p.detach().clone()
-    p.grad = torch.full((4, 4), 1.0 + rank)
+    p.grad = torch.full((4, 4), 1.0 - 2.0 * rank)
     told["gradients"] = _refused(opt)
     p.grad = torch.ones(4, 4)
     opt.param_groups[0]["lr"] = 0.5 + rank
@@ -162,15 +172,19 @@ def _refused(opt: muond.Muon) -> str:
     return ""
 
 
-def other_manifest(rank: int, world: int) -> object:
+def other_manifest_inside(rank: int, world: int) -> object:
+    return other_manifest(rank, world, daemon=None)
+
+
+def other_manifest(rank: int, world: int, **options: object) -> object:
     """Ranks with different shapes never start, and every rank is told what differs."""
     p = torch.nn.Parameter(torch.ones(4, 4 + rank))
     p.grad = torch.ones_like(p)
-    opt = muond.Muon([p], data_parallel="reduced")
+    opt = muond.Muon([p], data_parallel="reduced", **options)
     try:
         opt.step()
         told = ""
-    except muond.MuondError as error:
+    except (muond.MuondError, ValueError) as error:
         told = str(error)
     result = told
     opt.close()

@@ -36,16 +36,9 @@ def saved(folder: Path, name: str, world: int) -> list:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two ranks do, in one pair of processes: starting them is what takes the time."""
     folder = tmp_path_factory.mktemp("two")
-    names = (
-        "train",
-        "inner",
-        "unreduced",
-        "wrapped_anew",
-        "refusals",
-        "other_manifest",
-        "one_cannot_join",
-        "forced_jobs",
-    )
+    trained = ("train", "inner", "unreduced", "wrapped_anew", "forced_jobs", "forced_inside")
+    refused = ("refusals", "refusals_inside", "other_manifest", "other_manifest_inside")
+    names = (*trained, *refused, "one_cannot_join")
     assert spawn(ddp_worker.scenarios, 2, folder, *names) == [0, 0]
     return folder
 
@@ -117,6 +110,9 @@ def test_every_job_has_plain_trainings_bits_also_when_resumed(two_ranks):
         for name, end in plain.items():
             assert trajectory_jobs.differences(end, rank["ends"][name]) == [], name
             assert trajectory_jobs.differences(end, rank["resumed"][name]) == [], name
+    for rank in saved(two_ranks, "forced_inside", 2):
+        for name, end in plain.items():
+            assert trajectory_jobs.differences(end, rank[name]) == [], f"{name}, in process"
 
 
 def test_unreduced_gradients_are_averaged_by_the_daemon(two_ranks):
@@ -148,8 +144,11 @@ def test_a_layer_unfrozen_later_joins_under_another_ddp(two_ranks):
             assert torch.equal(p, theirs), name
 
 
-def test_ranks_that_disagree_are_told_and_nothing_changes(two_ranks):
-    for told in saved(two_ranks, "refusals", 2):
+@pytest.mark.parametrize("scenario", ["refusals", "refusals_inside"])
+def test_ranks_that_disagree_are_told_and_nothing_changes(two_ranks, scenario):
+    ranks = saved(two_ranks, scenario, 2)
+    assert len(ranks) == 2
+    for told in ranks:
         assert "has 2 ranks, and nothing tells whether" in told["undeclared"]
         assert "group0.param0 is not the same on the 2 ranks" in told["gradients"]
         assert "different values for lr of group0" in told["settings"]
@@ -158,8 +157,10 @@ def test_ranks_that_disagree_are_told_and_nothing_changes(two_ranks):
         assert told["moved"]
 
 
-def test_ranks_with_different_models_are_told_what_differs(two_ranks):
-    told = saved(two_ranks, "other_manifest", 2)
+@pytest.mark.parametrize("scenario", ["other_manifest", "other_manifest_inside"])
+def test_ranks_with_different_models_are_told_what_differs(two_ranks, scenario):
+    told = [text.replace(", ", ",") for text in saved(two_ranks, scenario, 2)]
+    assert len(told) == 2
     assert all("[4,4]" in text and "[4,5]" in text for text in told), told
 
 

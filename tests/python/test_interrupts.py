@@ -82,6 +82,26 @@ def test_ctrl_c_at_every_line_of_a_step(echo):
     assert _one_after_the_other(opt, params, moved) > 50
 
 
+def test_ctrl_c_at_every_line_of_a_step_in_this_process():
+    params = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(3, 2).t())]
+    groups = [{"params": params[:1]}, {"params": params[1:], "use_muon": False}]
+    opt = muond.Muon(groups, daemon=None, clip_norm=1.0)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    steps = 1
+
+    def moved(p: nn.Parameter, before: torch.Tensor) -> bool:
+        nonlocal steps
+        change = not torch.equal(p, before)
+        if p is params[1]:
+            steps += change
+            assert opt.state[p]["step"] == steps, "a step that moves counts, and no other does"
+        return change
+
+    assert _one_after_the_other(opt, params, moved) > 50
+
+
 def test_ctrl_c_during_a_step_with_a_daemon(shared_daemon):
     p = nn.Parameter(torch.zeros(2, 2))
     opt = muond.Muon([{"params": [p], "use_muon": False}], endpoint=shared_daemon)

@@ -228,11 +228,13 @@ JOBS = {
 }  # fmt: skip
 
 
-def forced(rank: int, world: int, folder: str, steps: int, break_at: int) -> dict[str, Any]:
+def forced(
+    rank: int, world: int, folder: str, steps: int, break_at: int, **options: Any
+) -> dict[str, Any]:
     """All jobs as one rank of DDP, ``steps`` steps; what they hold at ``break_at`` goes to a file for `resumed`."""
     ends, broken = {}, {}
     for name, job in JOBS.items():
-        run = Run(job, "muond", ddp=True, first=1)
+        run = Run(job, "muond", ddp=True, first=1, **options)
         run.steps(1, break_at)
         broken[name] = run.saved()
         run.steps(break_at + 1, steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from . import _library as lib
+
 
 class MuondError(RuntimeError):
     """The service refused or failed. ``status`` is the canonical code's name."""
@@ -34,3 +36,17 @@ class ReplicasDifferError(StepVoidError):
 
 class RankLostError(StepVoidError):
     """Another rank of the job died before the step was decided."""
+
+
+_OF_REASON = {
+    lib.VOID_NON_FINITE: NonFiniteGradientError,
+    lib.VOID_SHEETS_DIFFER: ReplicasDifferError,
+    lib.VOID_REPLICAS_DIFFER: ReplicasDifferError,
+    lib.VOID_NOT_WHOLE: ReplicasDifferError,
+    lib.VOID_RANK_LOST: RankLostError,
+}
+
+
+def void_error(reason: int, text: str, step: int, tensor: str | None) -> StepVoidError:
+    """The kind of error that a void step's reason is."""
+    return _OF_REASON.get(reason, StepVoidError)(text, step, tensor)

@@ -91,9 +91,12 @@ class _MuonItem(ctypes.Structure):
 
 @functools.cache
 def load_library() -> ctypes.CDLL:
-    """``MUOND_KERNELS_LIBRARY``, else the libmuond_kernels.so inside this package."""
+    """``MUOND_KERNELS_LIBRARY``, else the libmuond_kernels.so inside this package, or of a checkout's newest build."""
     named = os.environ.get("MUOND_KERNELS_LIBRARY")
-    path = Path(named) if named else Path(__file__).parent / "libmuond_kernels.so"
+    path = Path(named) if named else Path(__file__).resolve().parent / "libmuond_kernels.so"
+    if not named and not path.exists():  # a checkout: its newest build
+        builds = path.parents[3].glob("build/*/kernels/capi/libmuond_kernels.so")
+        path = max(builds, key=lambda found: found.stat().st_mtime, default=path)
     if not path.exists():
         raise ImportError(
             f"{path} is not there: install the package with its libraries, or point "

@@ -16,17 +16,10 @@ from torch import Tensor, nn
 
 from . import _library as lib
 from . import device as devices
-from . import dtensors, replicas, routing
+from . import dtensors, inside, replicas, routing
 from ._session import Daemon, Outcome, Session
-from .attachment import Attachment, collect, manifest_of
-from .errors import (
-    DaemonLostError,
-    MuondError,
-    NonFiniteGradientError,
-    RankLostError,
-    ReplicasDifferError,
-    StepVoidError,
-)
+from .attachment import Attachment, Entry, collect, manifest_of
+from .errors import DaemonLostError, MuondError, RankLostError, void_error
 from .groups import (
     check_loaded,
     clip_of,
@@ -39,14 +32,6 @@ from .groups import (
 from .lifetime import Lifetime
 from .state import RemoteState
 
-_VOID_ERRORS = {
-    lib.VOID_NON_FINITE: NonFiniteGradientError,
-    lib.VOID_SHEETS_DIFFER: ReplicasDifferError,
-    lib.VOID_REPLICAS_DIFFER: ReplicasDifferError,
-    lib.VOID_NOT_WHOLE: ReplicasDifferError,
-    lib.VOID_RANK_LOST: RankLostError,
-}
-
 # What a copy of an optimizer has of it, besides groups and state.
 _COPIED = (
     "clip_norm",
@@ -55,6 +40,7 @@ _COPIED = (
     "_adamw_defaults",
     "_asked",
     "_data_parallel",
+    "_inside",
     "_job",
     "_step_timeout",
 )
@@ -78,6 +64,8 @@ class Muon(torch.optim.Optimizer):
             ``clip_grad_norm_``. None: no clipping. Can be assigned between steps.
         route: ``route(name, parameter)`` returns True for Muon, False for AdamW, None for the rule's choice.
         endpoint, job: the daemon, and the job's name there (default: a name of its own).
+        daemon: "auto": a daemon as said above. None: no daemon, the same engine in this process, with the same bits; nothing survives
+            the process then. MUOND_ENDPOINT does not matter to it.
         data_parallel: "reduced" (ranks hold the same gradients at ``step()``; the default under DDP), "unreduced" (each rank its own; the
             daemon averages), "none" (ranks are jobs of their own). Needed only where DDP is not found.
         on_nonfinite: what a NaN or Inf gradient does: "raise" (default), or "skip" the step, counted in ``skipped_steps``. Nothing is
@@ -108,6 +96,7 @@ class Muon(torch.optim.Optimizer):
         route: routing.Route | None = None,
         endpoint: str | None = None,
         job: str | None = None,
+        daemon: str | None = "auto",
         data_parallel: str | None = None,
         on_nonfinite: str = "raise",
         verbose: bool | None = None,
@@ -126,11 +115,13 @@ class Muon(torch.optim.Optimizer):
         for what, text in (("endpoint", endpoint), ("job", job)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{what} must be a string, not {text!r}")
+        inside.check(daemon, endpoint, data_parallel)
         model = params if isinstance(params, nn.Module) else None
+        self._inside = daemon is None
         self.clip_norm = clip_norm
         self.on_nonfinite = on_nonfinite
         self.skipped_steps = 0
-        self._asked = endpoint or os.environ.get("MUOND_ENDPOINT") or None
+        self._asked = None if self._inside else endpoint or os.environ.get("MUOND_ENDPOINT") or None
         self._job = job
         self._step_timeout = step_timeout
         self._data_parallel = data_parallel
@@ -330,18 +321,19 @@ class Muon(torch.optim.Optimizer):
         world = dtensors.world_of(named, self._data_parallel, self._watch)
         if world is None:
             world = replicas.resolve(self._data_parallel, self._watch, named)
-        uuid = devices.uuid_of(entries[0].parameter.device)
-        endpoint, job, attempt = replicas.agree(
-            world, self._asked, self._job, uuid, self._start_daemon
-        )
+        endpoint, job, attempt = self._agree(entries, world)
         try:
             with replicas.together(world):
-                manifest = manifest_of(entries, self.param_groups, world, job)
-                session = Session(manifest, endpoint, attempt=attempt)
-                self._life.enter(session)
-                self.endpoint = endpoint
-                self._attachment = Attachment(session, entries)
-                self._life.adopt(self._attachment)
+                if self._inside:
+                    attachment = inside.InsideAttachment(entries, self.param_groups, world)
+                    self._life.enter(attachment.session)
+                else:
+                    manifest = manifest_of(entries, self.param_groups, world, job)
+                    session = Session(manifest, endpoint, attempt=attempt)
+                    self._life.enter(session)
+                    attachment = Attachment(session, entries)
+                self.endpoint, self._attachment = endpoint, attachment
+                self._life.adopt(attachment)
                 for state in self.state.values():
                     state.push_kept()
                 self._statics = statics_of(self.param_groups)
@@ -350,6 +342,14 @@ class Muon(torch.optim.Optimizer):
             raise
         self._watch.stop()
         return self._attachment
+
+    def _agree(self, entries: list[Entry], world: replicas.World) -> tuple[str | None, str, int]:
+        """Endpoint, job name and the join's number, or nothing where there is no daemon; a collective call."""
+        if self._inside:
+            inside.agree(entries, self.param_groups, world)
+            return None, "", 0
+        uuid = devices.uuid_of(entries[0].parameter.device)
+        return replicas.agree(world, self._asked, self._job, uuid, self._start_daemon)
 
     def _current(self) -> Attachment | None:
         """The attachment, made or made anew where groups or parameters have changed."""
@@ -487,7 +487,7 @@ class Muon(torch.optim.Optimizer):
         tensor = None
         if 0 <= outcome.tensor < len(attachment.entries):
             tensor = attachment.entries[outcome.tensor].name
-        raise _VOID_ERRORS.get(outcome.reason, StepVoidError)(outcome.text, outcome.step, tensor)
+        raise void_error(outcome.reason, outcome.text, outcome.step, tensor)
 
     def synchronize(self) -> None:
         """Waits until the parameters are those of the last step, and raises what the step has to say.
