@@ -180,6 +180,32 @@ def test_parameters_stay_where_they_are_and_autograd_notices():
         opt.step()
 
 
+def test_on_a_gpu_it_ends_where_it_ends_on_a_cpu():
+    """Within what fp16 iterates allow: the bits are an architecture's."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    ends = []
+    for device in ("cpu", "cuda"):
+        params, _ = _mixed(daemon=None)
+        moved = [nn.Parameter(p.detach().to(device)) for p in params]
+        groups = [{"params": moved[:10]}, {"params": moved[10:], "use_muon": False}]
+        opt = muond.Muon(groups, lr=0.02, clip_norm=1.0, daemon=None)
+        for step in range(5):
+            set_gradients(params, step)
+            for p, q in zip(params, moved, strict=True):
+                q.grad = p.grad.to(device)
+            opt.step()
+        moved[2].grad[0, 0] = float("nan")
+        with pytest.raises(muond.NonFiniteGradientError, match=r"group0\.param2"):
+            opt.step()
+        assert opt.state[moved[12]]["step"] == 5
+        ends.append([q.detach().cpu() for q in moved])
+        opt.close()
+    for p, a, b in zip(params, *ends, strict=True):
+        apart, way = (a - b).norm().item(), (a - p.detach()).norm().item()
+        assert apart <= 5e-3 * way, (tuple(p.shape), apart, way)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
 def test_a_copy_steps_in_this_process_too_and_alone(copied):
     torch.manual_seed(4)
