@@ -131,7 +131,14 @@ def wrapped_anew(rank: int, world: int) -> object:
 
 
 def refusals_inside(rank: int, world: int) -> object:
-    return refusals(rank, world, daemon=None)
+    told = refusals(rank, world, daemon=None)
+    p = torch.nn.Parameter(torch.full((4, 4), 1.0 + rank))
+    opt = muond.Muon([p], data_parallel="reduced", daemon=None)
+    try:
+        opt.step()
+    except ValueError as error:
+        told["values"] = str(error)
+    return told
 
 
 def refusals(rank: int, world: int, **options: object) -> object:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from processes import children
 from reference import SmallModel, batch, loss_of, matrices, set_gradients, vectors
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from trajectory_jobs import JOBS, Run, differences
 
 import muond
@@ -246,6 +249,18 @@ def test_what_does_not_go_together_is_refused():
         muond.Muon(p, daemon="unix:/x")
     with pytest.raises(ValueError, match="needs a daemon, which averages"):
         muond.Muon(p, daemon=None, data_parallel="unreduced")
+
+
+def test_a_sharded_parameter_is_refused_by_name():
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        model = nn.Sequential(nn.Linear(4, 4))
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        opt = muond.Muon(model, daemon=None, verbose=False)
+        with pytest.raises(ValueError, match=r"0\.weight is a DTensor .* leave daemon=None away"):
+            opt.step()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_an_unknown_table_is_refused_before_anything_moves():
