@@ -13,7 +13,8 @@ mkdir -p "$out/bin" "$out/lib" "$out/python" "$out/tests" "$out/benchmarks"
 strip -o "$out/bin/muond" "$build/server/daemon/muond"
 strip -o "$out/bin/muonctl" "$build/client/ctl/muonctl"
 strip --strip-unneeded -o "$out/lib/libmuond.so" "$build/client/capi/libmuond.so"
-for file in "$out/bin/muond" "$out/bin/muonctl" "$out/lib/libmuond.so"; do ldd "$file"; done |
+strip --strip-unneeded -o "$out/lib/libmuond_kernels.so" "$build/kernels/capi/libmuond_kernels.so"
+for file in "$out/bin/muond" "$out/bin/muonctl" "$out/lib/libmuond.so" "$out/lib/libmuond_kernels.so"; do ldd "$file"; done |
   awk '$3 ~ /^\// {print $3}' | sort -u |
   grep -v -E '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|ld-linux-x86-64)\.so' |
   while read -r library; do
@@ -27,6 +28,7 @@ cat >"$out/env.sh" <<'END'
 # Source this: the bundle's programs and package come first.
 MUOND_BUNDLE=$(cd "$(dirname "${BASH_SOURCE:-$0}")" && pwd)
 export PATH="$MUOND_BUNDLE/bin:$PATH" MUOND_BIN="$MUOND_BUNDLE/bin/muond" MUOND_LIBRARY="$MUOND_BUNDLE/lib/libmuond.so"
+export MUOND_KERNELS_LIBRARY="$MUOND_BUNDLE/lib/libmuond_kernels.so"
 export LD_LIBRARY_PATH="$MUOND_BUNDLE/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export PYTHONPATH="$MUOND_BUNDLE/python${PYTHONPATH:+:$PYTHONPATH}"
 END

@@ -28,6 +28,7 @@ if python3 -c 'import pytest, torch' 2>/dev/null; then
     timeout 240 python3 "$root/tests/gpu/products/zoo.py" || failed=$((failed + 1))
   # One after the other: the pause behind a killed stepper and the device's free memory are measured.
   MUOND_LIBRARY=${MUOND_LIBRARY:-$build/client/capi/libmuond.so} MUOND_BIN=${MUOND_BIN:-$build/server/daemon/muond} \
+    MUOND_KERNELS_LIBRARY=${MUOND_KERNELS_LIBRARY:-$build/kernels/capi/libmuond_kernels.so} \
     timeout 600 python3 -m pytest -q -rs -p no:cacheprovider "$root/tests/gpu/river" || failed=$((failed + 1))
 else
   echo "test_ops.py, zoo.py, river: skipped, python3 has no pytest or no torch"

@@ -31,6 +31,9 @@ def _find_build() -> None:
     )
     if "MUOND_BIN" not in os.environ and program.is_file():
         os.environ["MUOND_BIN"] = str(program)
+    kernels = tree / "kernels/capi/libmuond_kernels.so"
+    if "MUOND_KERNELS_LIBRARY" not in os.environ and kernels.is_file():
+        os.environ["MUOND_KERNELS_LIBRARY"] = str(kernels)
     package = str(ROOT / "client/python")
     sys.path.insert(0, package)
     os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -17,6 +17,8 @@ def _find_build() -> None:
         built = ROOT / "build/cuda"
         os.environ["MUOND_LIBRARY"] = str(built / "client/capi/libmuond.so")
         os.environ["MUOND_BIN"] = str(built / "server/daemon/muond")
+        kernels = built / "kernels/capi/libmuond_kernels.so"
+        os.environ.setdefault("MUOND_KERNELS_LIBRARY", str(kernels))
     package = ROOT / "client/python"
     paths = [str(package)] if package.is_dir() else []
     sys.path[:0] = paths

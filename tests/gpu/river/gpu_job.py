@@ -115,7 +115,8 @@ def train(
     opt.synchronize()
     longest = max(longest, time.monotonic() - began)
     state = opt.state_dict()
-    reconnects = opt._attachment.session.info().reconnects
+    inside = options.get("daemon", "auto") is None
+    reconnects = 0 if inside else opt._attachment.session.info().reconnects
     opt.close()
     return {
         "weights": {name: p.detach().cpu() for name, p in model.named_parameters()},

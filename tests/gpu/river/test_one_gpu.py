@@ -100,6 +100,10 @@ def test_two_runs_end_with_the_same_bits(undisturbed, daemon):
     assert differences(undisturbed, gpu_job.train(STEPS, endpoint=daemon)) == []
 
 
+def test_the_engine_in_this_process_has_the_daemons_bits(undisturbed):
+    assert differences(undisturbed, gpu_job.train(STEPS, daemon=None)) == []
+
+
 @pytest.mark.parametrize(
     "environment",
     [
