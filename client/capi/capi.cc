@@ -451,6 +451,23 @@ muond_status muond_client_push_state(muond_client* client, int32_t tensor, muond
       client->client->PushState(tensor, static_cast<muond::StateField>(field), data, size));
 }
 
+muond_status muond_client_fetch_block_state(muond_client* client, int32_t block,
+                                            muond_state_field field, void* data, uint64_t size) {
+  if (absl::Status usable = Usable(client); !usable.ok()) return Return(usable);
+  if (data == nullptr && size > 0) return Return(NullError("data"));
+  return Return(
+      client->client->FetchShardState(block, static_cast<muond::StateField>(field), data, size));
+}
+
+muond_status muond_client_push_block_state(muond_client* client, int32_t block,
+                                           muond_state_field field, const void* data,
+                                           uint64_t size) {
+  if (absl::Status usable = Usable(client); !usable.ok()) return Return(usable);
+  if (data == nullptr && size > 0) return Return(NullError("data"));
+  return Return(
+      client->client->PushShardState(block, static_cast<muond::StateField>(field), data, size));
+}
+
 muond_status muond_client_detach(muond_client* client) {
   if (absl::Status usable = Usable(client); !usable.ok()) return Return(usable);
   return Return(client->client->Detach());

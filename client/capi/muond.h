@@ -37,7 +37,7 @@ extern "C" {
 
 /* Grows when something is added; what is here keeps its meaning while the major version is 1. */
 #define MUOND_ABI_MAJOR 1
-#define MUOND_ABI_MINOR 1
+#define MUOND_ABI_MINOR 2
 
 typedef enum muond_status {
   MUOND_OK = 0,
@@ -332,6 +332,15 @@ MUOND_API muond_status muond_client_fetch_state(muond_client* client, int32_t te
 MUOND_API muond_status muond_client_push_state(muond_client* client, int32_t tensor,
                                                muond_state_field field, const void* data,
                                                uint64_t size);
+
+/* Since 1.2. The same of one of this rank's blocks: dense float32, `size` bytes as in
+ * muond_block_place. MUOND_STATE_STEP is not cut into blocks. */
+MUOND_API muond_status muond_client_fetch_block_state(muond_client* client, int32_t block,
+                                                      muond_state_field field, void* data,
+                                                      uint64_t size);
+MUOND_API muond_status muond_client_push_block_state(muond_client* client, int32_t block,
+                                                     muond_state_field field, const void* data,
+                                                     uint64_t size);
 
 /* Leaves the job in order; the last rank to leave ends it. The client can only be destroyed
  * afterwards. */

@@ -99,6 +99,11 @@ class Client {
                                   uint64_t size_bytes) = 0;
   virtual absl::Status PushState(int32_t tensor, StateField field, const void* data,
                                  uint64_t size_bytes) = 0;
+  // The same of one of the rank's shards: its elements, dense. The count of steps (kStep) has no shards.
+  virtual absl::Status FetchShardState(int32_t shard, StateField field, void* data,
+                                       uint64_t size_bytes) = 0;
+  virtual absl::Status PushShardState(int32_t shard, StateField field, const void* data,
+                                      uint64_t size_bytes) = 0;
 
   virtual absl::Status Detach() = 0;
 };
@@ -109,6 +114,18 @@ absl::StatusOr<uint64_t> StateBytes(const Manifest& manifest, int32_t tensor, St
 // INVALID_ARGUMENT, with both numbers, unless `size_bytes` is that.
 absl::Status CheckStateBytes(const Manifest& manifest, int32_t tensor, StateField field,
                              uint64_t size_bytes);
+
+// A stretch of a shard that is one stretch of its tensor too.
+struct StateRun {
+  uint64_t tensor_offset_bytes = 0, shard_offset_bytes = 0, size_bytes = 0;
+  friend bool operator==(const StateRun&, const StateRun&) = default;
+};
+// The shard's fp32 elements as the fewest such stretches, ascending in both.   REQUIRES: a valid
+// shard of the tensor.
+std::vector<StateRun> StateRunsOf(const TensorSpec& tensor, const ShardSpec& shard);
+// INVALID_ARGUMENT, with both numbers, unless the field has shards, and `size_bytes` is `shard`'s.
+absl::Status CheckShardStateBytes(const Manifest& manifest, const RankManifest& rank, int32_t shard,
+                                  StateField field, uint64_t size_bytes);
 
 struct AttachOptions {
   std::string endpoint;  // of the daemon's gRPC door

@@ -48,6 +48,10 @@ class DaemonClient : public Client {
                           uint64_t size_bytes) override;
   absl::Status PushState(int32_t tensor, StateField field, const void* data,
                          uint64_t size_bytes) override;
+  absl::Status FetchShardState(int32_t shard, StateField field, void* data,
+                               uint64_t size_bytes) override;
+  absl::Status PushShardState(int32_t shard, StateField field, const void* data,
+                              uint64_t size_bytes) override;
   absl::Status Detach() override;
 
  private:
@@ -74,7 +78,13 @@ class DaemonClient : public Client {
   absl::Status Ask(const std::function<absl::Status(DaemonStub&)>& question);
   // The daemon's own words on the step that it refused: names and numbers. Empty when it does not tell in time.
   std::string AskWhyVoid(uint64_t step) const;
+  absl::Status BetweenSteps();
   absl::Status CheckState(int32_t tensor, StateField field, uint64_t size_bytes);
+  // Of a tensor's field, what `runs` (ascending) say: to and from `data`.
+  absl::Status FetchRuns(int32_t tensor, StateField field, absl::Span<const StateRun> runs,
+                         void* data);
+  absl::Status PushRuns(int32_t tensor, StateField field, absl::Span<const StateRun> runs,
+                        const void* data);
 
   const AttachOptions options_;
   const Manifest manifest_;

@@ -39,64 +39,88 @@ std::string DaemonClient::AskWhyVoid(uint64_t step) const {
   return "";
 }
 
-absl::Status DaemonClient::CheckState(int32_t tensor, StateField field, uint64_t size_bytes) {
+absl::Status DaemonClient::BetweenSteps() {
   if (absl::Status alive = Alive(); !alive.ok()) return alive;
-  if (book_->committed()) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "state was asked for while step %d is not over: wait for it first", book_->step()));
-  }
+  if (!book_->committed()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "state was asked for while step %d is not over: wait for it first", book_->step()));
+}
+
+absl::Status DaemonClient::CheckState(int32_t tensor, StateField field, uint64_t size_bytes) {
+  if (absl::Status between = BetweenSteps(); !between.ok()) return between;
   return CheckStateBytes(manifest_, tensor, field, size_bytes);
 }
 
-absl::Status DaemonClient::FetchState(int32_t tensor, StateField field, void* data,
-                                      uint64_t size_bytes) {
-  if (absl::Status fits = CheckState(tensor, field, size_bytes); !fits.ok()) return fits;
+absl::Status DaemonClient::FetchRuns(int32_t tensor, StateField field,
+                                     absl::Span<const StateRun> runs, void* data) {
+  const uint64_t total_bytes = *StateBytes(manifest_, tensor, field);
   FetchStateCall call;
   call.session = info_.session;
   call.tensors = {tensor};
   call.fields = {field};
   uint64_t got_bytes = 0;
+  size_t next = 0;  // the first run that is not complete
   const auto take = [&](const StateChunk& chunk) -> absl::Status {
     if (chunk.tensor != tensor || chunk.field != field || chunk.offset_bytes != got_bytes ||
-        chunk.data.size() > size_bytes - got_bytes) {
+        chunk.data.size() > total_bytes - got_bytes) {
       return absl::InternalError(absl::StrFormat(
           "the daemon sent %d bytes at %d of tensor %d, field %d; byte %d of %d of tensor %d, "
           "field %d is next",
           chunk.data.size(), chunk.offset_bytes, chunk.tensor, static_cast<int>(chunk.field),
-          got_bytes, size_bytes, tensor, static_cast<int>(field)));
+          got_bytes, total_bytes, tensor, static_cast<int>(field)));
     }
-    std::memcpy(static_cast<char*>(data) + got_bytes, chunk.data.data(), chunk.data.size());
-    got_bytes += chunk.data.size();
+    const uint64_t chunk_end = got_bytes + chunk.data.size();
+    for (; next < runs.size() && runs[next].tensor_offset_bytes < chunk_end; ++next) {
+      const StateRun& run = runs[next];
+      const uint64_t run_end = run.tensor_offset_bytes + run.size_bytes;
+      const uint64_t from = std::max(run.tensor_offset_bytes, got_bytes);
+      const uint64_t to = std::min(run_end, chunk_end);
+      std::memcpy(
+          static_cast<char*>(data) + run.shard_offset_bytes + (from - run.tensor_offset_bytes),
+          chunk.data.data() + (from - got_bytes), to - from);
+      if (run_end > chunk_end) break;  // the rest comes with the next chunk
+    }
+    got_bytes = chunk_end;
     return absl::OkStatus();
   };
   const absl::Status fetched = Ask([&](DaemonStub& stub) {
     got_bytes = 0;
+    next = 0;
     return stub.FetchState(call, take, options_.repair_timeout);
   });
   if (!fetched.ok()) return fetched;
-  if (got_bytes == size_bytes) return absl::OkStatus();
+  if (got_bytes == total_bytes) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrFormat("the daemon sent %d of the %d bytes of state field %d of %s", got_bytes,
-                      size_bytes, static_cast<int>(field), manifest_.tensors[tensor].name));
+                      total_bytes, static_cast<int>(field), manifest_.tensors[tensor].name));
 }
 
-absl::Status DaemonClient::PushState(int32_t tensor, StateField field, const void* data,
-                                     uint64_t size_bytes) {
-  if (absl::Status fits = CheckState(tensor, field, size_bytes); !fits.ok()) return fits;
-  uint64_t sent_bytes = 0, taken_bytes = 0;
+absl::Status DaemonClient::PushRuns(int32_t tensor, StateField field,
+                                    absl::Span<const StateRun> runs, const void* data) {
+  uint64_t size_bytes = 0, taken_bytes = 0, done_bytes = 0;  // done: of the run
+  size_t next = 0;
+  for (const StateRun& run : runs) size_bytes += run.size_bytes;
   const auto give = [&](StateChunk* chunk) {
-    if (sent_bytes == size_bytes) return false;
-    const uint64_t piece_bytes = std::min<uint64_t>(size_bytes - sent_bytes, kStateChunkBytesMax);
+    if (next == runs.size()) return false;
+    const StateRun& run = runs[next];
+    const uint64_t piece_bytes =
+        std::min<uint64_t>(run.size_bytes - done_bytes, kStateChunkBytesMax);
     chunk->session = info_.session;
     chunk->tensor = tensor;
     chunk->field = field;
-    chunk->offset_bytes = sent_bytes;
-    chunk->data.assign(static_cast<const char*>(data) + sent_bytes, piece_bytes);
-    sent_bytes += piece_bytes;
+    chunk->offset_bytes = run.tensor_offset_bytes + done_bytes;
+    chunk->data.assign(static_cast<const char*>(data) + run.shard_offset_bytes + done_bytes,
+                       piece_bytes);
+    done_bytes += piece_bytes;
+    if (done_bytes == run.size_bytes) {
+      ++next;
+      done_bytes = 0;
+    }
     return true;
   };
   const absl::Status pushed = Ask([&](DaemonStub& stub) {
-    sent_bytes = 0;
+    next = 0;
+    done_bytes = 0;
     absl::StatusOr<uint64_t> taken = stub.PushState(give, options_.repair_timeout);
     if (taken.ok()) taken_bytes = *taken;
     return taken.status();
@@ -106,6 +130,36 @@ absl::Status DaemonClient::PushState(int32_t tensor, StateField field, const voi
   return absl::DataLossError(
       absl::StrFormat("the daemon took %d of the %d bytes of state field %d of %s", taken_bytes,
                       size_bytes, static_cast<int>(field), manifest_.tensors[tensor].name));
+}
+
+absl::Status DaemonClient::FetchState(int32_t tensor, StateField field, void* data,
+                                      uint64_t size_bytes) {
+  if (absl::Status fits = CheckState(tensor, field, size_bytes); !fits.ok()) return fits;
+  return FetchRuns(tensor, field, {{0, 0, size_bytes}}, data);
+}
+
+absl::Status DaemonClient::PushState(int32_t tensor, StateField field, const void* data,
+                                     uint64_t size_bytes) {
+  if (absl::Status fits = CheckState(tensor, field, size_bytes); !fits.ok()) return fits;
+  return PushRuns(tensor, field, {{0, 0, size_bytes}}, data);
+}
+
+absl::Status DaemonClient::FetchShardState(int32_t shard, StateField field, void* data,
+                                           uint64_t size_bytes) {
+  if (absl::Status between = BetweenSteps(); !between.ok()) return between;
+  absl::Status fits = CheckShardStateBytes(manifest_, rank_, shard, field, size_bytes);
+  if (!fits.ok() || size_bytes == 0) return fits;
+  const int32_t tensor = rank_.shards[shard].tensor;
+  return FetchRuns(tensor, field, StateRunsOf(manifest_.tensors[tensor], rank_.shards[shard]), data);
+}
+
+absl::Status DaemonClient::PushShardState(int32_t shard, StateField field, const void* data,
+                                          uint64_t size_bytes) {
+  if (absl::Status between = BetweenSteps(); !between.ok()) return between;
+  absl::Status fits = CheckShardStateBytes(manifest_, rank_, shard, field, size_bytes);
+  if (!fits.ok() || size_bytes == 0) return fits;
+  const int32_t tensor = rank_.shards[shard].tensor;
+  return PushRuns(tensor, field, StateRunsOf(manifest_.tensors[tensor], rank_.shards[shard]), data);
 }
 
 absl::Status DaemonClient::Detach() {

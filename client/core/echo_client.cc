@@ -118,6 +118,19 @@ class EchoClient : public Client {
     return absl::OkStatus();
   }
 
+  // A rank's only block of a tensor is all of it here.
+  absl::Status FetchShardState(int32_t shard, StateField field, void* data,
+                               uint64_t size_bytes) override {
+    absl::Status fits = CheckShardStateBytes(manifest_, rank_, shard, field, size_bytes);
+    return fits.ok() ? FetchState(shard, field, data, size_bytes) : fits;
+  }
+
+  absl::Status PushShardState(int32_t shard, StateField field, const void* data,
+                              uint64_t size_bytes) override {
+    absl::Status fits = CheckShardStateBytes(manifest_, rank_, shard, field, size_bytes);
+    return fits.ok() ? PushState(shard, field, data, size_bytes) : fits;
+  }
+
   absl::Status Detach() override { return absl::OkStatus(); }
 
  private:

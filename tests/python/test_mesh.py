@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import mesh_worker
@@ -9,8 +10,11 @@ import pytest
 import torch
 from test_ddp import saved, spawn
 
-ON_TWO = ("fsdp", "fsdp_kept", "tp", "ddp")
-ON_FOUR = ("fsdp", "hsdp", "tp_fsdp")
+ON_TWO = (
+    "fsdp", "fsdp_kept", "tp", "ddp", "mixed_precision", "accumulated", "beside_plain", "skipped",
+    "moved", "handed_over", "loaded_fsdp", "loaded_tp",
+)  # fmt: skip
+ON_FOUR = ("fsdp", "hsdp", "tp_fsdp", "loaded_fsdp", "loaded_hsdp")
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +34,15 @@ def plain(daemon: str) -> dict:
 def two_ranks(daemon: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two ranks do, in one pair of processes: starting them is what takes the time."""
     folder = tmp_path_factory.mktemp("two")
-    assert spawn(mesh_worker.scenarios, 2, folder, *ON_TWO) == [0, 0]
+    os.environ["MESH_CHECKPOINT"] = str(folder / "checkpoint")
+    names = ("saved_half", *ON_TWO, "refused")
+    assert spawn(mesh_worker.scenarios, 2, folder, *names) == [0, 0]
     return folder
 
 
 @pytest.fixture(scope="module")
-def four_ranks(daemon: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def four_ranks(two_ranks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of four, which load what two have saved."""
     folder = tmp_path_factory.mktemp("four")
     assert spawn(mesh_worker.scenarios, 4, folder, *ON_FOUR) == [0] * 4
     return folder
@@ -65,3 +72,15 @@ def test_four_ranks_give_the_bits_of_one(name, plain, four_ranks):
     results = saved(four_ranks, name, 4)
     assert len(results) == 4
     same_as(plain, results)
+
+
+def test_what_cannot_be_is_told_to_every_rank(two_ranks):
+    for rank, told in enumerate(saved(two_ranks, "refused", 2)):
+        assert "[4,4]" in told["shape"], told
+        assert "[4,5]" in told["shape"], told
+        assert 'data_parallel="none" is for plain tensors' in told["none"]
+        assert f"this rank, at [{rank}]" in told["local"].replace("(", "[").replace(",)", "]")
+        assert "holds (3, 4), and by the placements it would be (2, 4)" in told["local"]
+        assert "tensor 'group0.param0'" in told["cover"], told
+        assert "torch.bfloat16" in told["dtype"]
+        assert told["right"] == ""

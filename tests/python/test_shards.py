@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 
-from muond.shards import Axis, Layout, byte_runs, layout
+from muond.shards import Axis, Layout, layout
 
 
 def indices(shape: tuple[int, ...]) -> torch.Tensor:
@@ -109,17 +109,3 @@ def test_a_scalar_and_a_rank_with_nothing():
     one = layout((3, 5), [Axis(4, 3, 0)])
     assert one.local_shape == (0, 5)
     assert [r.extent for r in one.rectangles] == [(0, 0)]
-
-
-def test_byte_runs_are_the_rectangle():
-    random.seed(6)
-    for _ in range(300):
-        shape = tuple(random.randint(1, 6) for _ in range(random.randint(0, 4)))
-        axes = [Axis(parts := random.randint(1, 3), random.randrange(parts), d) for d in
-                range(len(shape)) if random.random() < 0.6]  # fmt: skip
-        one = layout(shape, axes)
-        runs = byte_runs(shape, one.rectangles[0], 4)
-        everything = indices(shape).flatten().tolist()
-        found = [everything[at // 4 + i] for at, size in runs for i in range(size // 4)]
-        assert found == held(one).flatten().tolist()
-        assert len(runs) <= max(1, math.prod(one.local_shape[:-1]))

@@ -20,7 +20,7 @@ from ctypes import (
 )
 from pathlib import Path
 
-ABI_MAJOR = 1
+ABI_MAJOR, ABI_MINOR = 1, 2
 
 OK, DEADLINE_EXCEEDED, UNAVAILABLE = 0, 4, 14
 FLOAT32 = 1
@@ -221,6 +221,8 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "muond_client_wait": (_STATUS, [c_void_p, c_double, POINTER(Outcome)]),
     "muond_client_fetch_state": (_STATUS, [c_void_p, c_int32, c_int32, c_void_p, c_uint64]),
     "muond_client_push_state": (_STATUS, [c_void_p, c_int32, c_int32, c_void_p, c_uint64]),
+    "muond_client_fetch_block_state": (_STATUS, [c_void_p, c_int32, c_int32, c_void_p, c_uint64]),
+    "muond_client_push_block_state": (_STATUS, [c_void_p, c_int32, c_int32, c_void_p, c_uint64]),
     "muond_client_detach": (_STATUS, [c_void_p]),
     "muond_client_destroy": (None, [c_void_p]),
     "muond_digest64": (c_uint64, [c_void_p, c_uint64]),
@@ -249,13 +251,14 @@ def load() -> ctypes.CDLL:
     """The library, loaded once, its symbols kept to itself (RTLD_LOCAL)."""
     path = library_path()
     library = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL | os.RTLD_NOW)
+    major, minor = c_int32(), c_int32()
+    library.muond_abi_version(ctypes.byref(major), ctypes.byref(minor))
+    if major.value != ABI_MAJOR or minor.value < ABI_MINOR:
+        raise ImportError(
+            f"{path} has interface {major.value}.{minor.value}, this package wants "
+            f"{ABI_MAJOR}.{ABI_MINOR} (build it anew)"
+        )
     for name, (result, arguments) in _PROTOTYPES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    major, minor = c_int32(), c_int32()
-    library.muond_abi_version(major, minor)
-    if major.value != ABI_MAJOR:
-        raise ImportError(
-            f"{path} has interface {major.value}.{minor.value}, this package wants {ABI_MAJOR}.x"
-        )
     return library

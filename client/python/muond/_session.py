@@ -330,6 +330,15 @@ class Session:
     def push_state(self, tensor: int, field: int, address: int, size: int) -> None:
         check(self._library.muond_client_push_state(self.handle, tensor, field, address, size))
 
+    def fetch_block_state(self, block: int, field: int, address: int, size: int) -> None:
+        """A state field of one of this rank's blocks: ``size`` dense bytes to ``address``."""
+        check(
+            self._library.muond_client_fetch_block_state(self.handle, block, field, address, size)
+        )
+
+    def push_block_state(self, block: int, field: int, address: int, size: int) -> None:
+        check(self._library.muond_client_push_block_state(self.handle, block, field, address, size))
+
     def close(self, *, detach: bool = True) -> None:
         """Leaves the job; without ``detach`` the daemon takes this rank for dead. Idempotent."""
         handle, self._handle = self._handle, None

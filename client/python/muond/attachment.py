@@ -328,14 +328,14 @@ class Attachment:
         entry = self.by_parameter.get(id(p))
         if entry is None:
             return None
+        if entry.shard is not None and field != lib.STATE_STEP:
+            return entry.shard.fetch(self.session, entry.block, field)
         if field == lib.STATE_STEP:
             value = torch.empty(1, dtype=torch.float64)
         else:
             value = torch.empty(entry.shape, dtype=torch.float32)
         size = value.numel() * value.element_size()
         self.session.fetch_state(entry.tensor, field, value.data_ptr(), size)
-        if entry.shard is not None and field != lib.STATE_STEP:
-            return entry.shard.part_of(value)
         return value if field == lib.STATE_STEP else value.to(self.device)
 
     def push(self, p: torch.Tensor, field: int, value: torch.Tensor) -> bool:
@@ -343,8 +343,9 @@ class Attachment:
         entry = self.by_parameter.get(id(p))
         if entry is None:
             return False
-        if dtensors.is_sharded(value):
-            value = value.full_tensor()
+        if entry.shard is not None and field != lib.STATE_STEP:
+            entry.shard.push(self.session, entry.block, field, value)
+            return True
         kind = torch.float64 if field == lib.STATE_STEP else torch.float32
         dense = value.to(device="cpu", dtype=kind).contiguous()
         size = dense.numel() * dense.element_size()

@@ -317,19 +317,43 @@ class Shard:
 
     # ---- state
 
-    def part_of(self, whole: torch.Tensor) -> DTensor:
-        """This rank's part of a whole state tensor, as a DTensor placed like the parameter."""
+    def fetch(self, session: Session, block: int, field: int) -> DTensor:
+        """A state field, placed like the parameter: this rank's part of it travels."""
         value = torch.zeros_like(self.parameter.detach())
-        if value._local_tensor.numel() == 0:
-            return value
-        for rectangle, part in zip(
-            self.layout.rectangles, self.parts_of(value._local_tensor), strict=True
-        ):
-            source = whole
-            for d, (at, length) in enumerate(zip(rectangle.offset, rectangle.extent, strict=True)):
-                source = source.narrow(d, at, length)
-            part.copy_(source)
+        for i, part in enumerate(self.parts_of(value._local_tensor)):
+            read = torch.empty(part.shape, dtype=torch.float32)
+            session.fetch_block_state(block + i, field, read.data_ptr(), 4 * read.numel())
+            part.copy_(read)
         return value
+
+    def push(self, session: Session, block: int, field: int, value: torch.Tensor) -> None:
+        """Sets this rank's part of a state field. ``value`` as `like` takes it."""
+        local = local_of(like(self.parameter, value))
+        for i, part in enumerate(self.parts_of(local)):
+            dense = part.to(device="cpu", dtype=torch.float32).contiguous()
+            session.push_block_state(block + i, field, dense.data_ptr(), 4 * dense.numel())
+
+
+def like(p: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """``value``, of the whole parameter's shape, placed as ``p`` is: as it comes, redistributed, or cut out of a plain tensor.
+
+    Collective where it is a DTensor that is placed otherwise.
+    """
+    if not is_sharded(p):
+        return value.full_tensor() if is_sharded(value) else value
+    if is_sharded(value):
+        if value.device_mesh == p.device_mesh and value.placements == p.placements:
+            return value
+        value = value.full_tensor()
+    placed = torch.zeros_like(p.detach(), dtype=value.dtype)
+    layout = layout_of(p, "the parameter")
+    for rectangle in layout.rectangles:
+        part, source = placed._local_tensor, value
+        for d, length in enumerate(rectangle.extent):
+            part = part.narrow(d, rectangle.local[d], length)
+            source = source.narrow(d, rectangle.offset[d], length)
+        part.copy_(source)
+    return placed
 
 
 def _replicas_of(p: DTensor, name: str) -> tuple[int, float]:

@@ -128,22 +128,3 @@ def _joined(runs: list[Run]) -> list[Run]:
         else:
             joined.append((begin, length))
     return joined
-
-
-def byte_runs(shape: Sequence[int], rectangle: Rectangle, item: int) -> list[tuple[int, int]]:
-    """(offset, size) in bytes of the stretches of a row-major tensor of ``shape`` that ``rectangle`` is, in its own order."""
-    if 0 in rectangle.extent:
-        return []
-    dims = len(shape)
-    whole = dims
-    while whole > 0 and rectangle.extent[whole - 1] == shape[whole - 1]:
-        whole -= 1
-    split = max(whole - 1, 0)  # dimensions from here on are one stretch
-    strides = [math.prod(shape[d + 1 :]) for d in range(dims)]
-    size = math.prod(rectangle.extent[split:]) * item
-    tail = rectangle.offset[split] * strides[split] if dims else 0
-    heads = [range(o, o + n) for o, n in zip(rectangle.offset, rectangle.extent, strict=True)]
-    return [
-        ((sum(i * s for i, s in zip(index, strides, strict=False)) + tail) * item, size)
-        for index in itertools.product(*heads[:split])
-    ]

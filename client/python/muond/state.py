@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import _library as lib
+from . import dtensors
 
 MUON_KEYS = {"momentum_buffer": lib.STATE_MOMENTUM}
 ADAMW_KEYS = {
@@ -62,8 +63,12 @@ class RemoteState(MutableMapping[str, Any]):
             raise ValueError(
                 f"state {key} has shape {tuple(tensor.shape)}, its parameter {tuple(shape)}"
             )
+        if key == "step":
+            tensor = dtensors.local_of(tensor).reshape(shape)
+        else:
+            tensor = dtensors.like(self._parameter, tensor)
         if not self._push(self._parameter, self._keys[key], tensor):
-            self._kept[key] = tensor.reshape(shape).clone(memory_format=torch.contiguous_format)
+            self._kept[key] = tensor.clone(memory_format=torch.contiguous_format)
 
     def __delitem__(self, key: str) -> None:
         if key in self._keys:
@@ -84,7 +89,7 @@ class RemoteState(MutableMapping[str, Any]):
     def push_kept(self) -> None:
         """After an attach: what was kept here goes to the daemon. Zeros are there already."""
         for key, tensor in list(self._kept.items()):
-            zeros = not torch.count_nonzero(tensor)
+            zeros = not torch.count_nonzero(dtensors.local_of(tensor))
             if zeros or self._push(self._parameter, self._keys[key], tensor):
                 del self._kept[key]
 

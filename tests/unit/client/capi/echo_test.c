@@ -133,6 +133,29 @@ static void StateGoesInAndOut(void) {
   muond_client_destroy(client);
 }
 
+static void StateOfABlockGoesInAndOut(void) {
+  muond_client* client = Attach();
+  const float momentum[6] = {1, 2, 3, 4, 5, 6};
+  float back[6] = {0};
+  EXPECT(muond_client_push_block_state(client, 0, MUOND_STATE_MOMENTUM, momentum, 24) == MUOND_OK);
+  EXPECT(muond_client_fetch_state(client, 0, MUOND_STATE_MOMENTUM, back, 24) == MUOND_OK);
+  EXPECT(back[0] == 1 && back[5] == 6);
+  back[5] = 0;
+  EXPECT(muond_client_fetch_block_state(client, 0, MUOND_STATE_MOMENTUM, back, 24) == MUOND_OK &&
+         back[5] == 6);
+  EXPECT(muond_client_push_block_state(client, 0, MUOND_STATE_MOMENTUM, momentum, 8) ==
+         MUOND_INVALID_ARGUMENT);
+  EXPECT(strstr(muond_last_message(), "[2,3] has 24 bytes, 8 were given") != NULL);
+  EXPECT(muond_client_fetch_block_state(client, 9, MUOND_STATE_MOMENTUM, back, 24) ==
+         MUOND_INVALID_ARGUMENT);
+  EXPECT(strstr(muond_last_message(), "block 9") != NULL);
+  EXPECT(muond_client_fetch_block_state(client, 1, MUOND_STATE_STEP, back, 8) ==
+         MUOND_INVALID_ARGUMENT); /* the count is not cut into blocks */
+  EXPECT(muond_client_fetch_block_state(client, 0, MUOND_STATE_MOMENTUM, NULL, 24) ==
+         MUOND_INVALID_ARGUMENT);
+  muond_client_destroy(client);
+}
+
 /* A caller that was compiled before a field was added gives a smaller struct. */
 static void AnOlderCallersStructIsUnderstood(void) {
   muond_client* client = Attach();
@@ -187,6 +210,7 @@ int main(void) {
   EXPECT(strcmp(muond_status_name(MUOND_INVALID_ARGUMENT), "INVALID_ARGUMENT") == 0);
   StepsMoveParametersByTheirGradients();
   StateGoesInAndOut();
+  StateOfABlockGoesInAndOut();
   AnOlderCallersStructIsUnderstood();
   NullIsRefusedNotFollowed();
   AForkedChildIsRefused();
