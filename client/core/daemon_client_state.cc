@@ -150,7 +150,8 @@ absl::Status DaemonClient::FetchShardState(int32_t shard, StateField field, void
   absl::Status fits = CheckShardStateBytes(manifest_, rank_, shard, field, size_bytes);
   if (!fits.ok() || size_bytes == 0) return fits;
   const int32_t tensor = rank_.shards[shard].tensor;
-  return FetchRuns(tensor, field, StateRunsOf(manifest_.tensors[tensor], rank_.shards[shard]), data);
+  return FetchRuns(tensor, field, StateRunsOf(manifest_.tensors[tensor], rank_.shards[shard]),
+                   data);
 }
 
 absl::Status DaemonClient::PushShardState(int32_t shard, StateField field, const void* data,

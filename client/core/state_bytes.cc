@@ -54,7 +54,8 @@ std::vector<StateRun> StateRunsOf(const TensorSpec& tensor, const ShardSpec& sha
   while (inner > 0 && shard.extent[inner - 1] == tensor.shape[inner - 1]) --inner;
   if (inner > 0) --inner;
   std::vector<uint64_t> stride(dims, 1);
-  for (size_t d = dims; d-- > 1;) stride[d - 1] = stride[d] * static_cast<uint64_t>(tensor.shape[d]);
+  for (size_t d = dims; d-- > 1;)
+    stride[d - 1] = stride[d] * static_cast<uint64_t>(tensor.shape[d]);
   uint64_t run_elements = 1, begin = 0;
   for (size_t d = inner; d < dims; ++d) run_elements *= static_cast<uint64_t>(shard.extent[d]);
   for (size_t d = 0; d < dims; ++d) begin += stride[d] * static_cast<uint64_t>(shard.offset[d]);
@@ -90,9 +91,9 @@ absl::Status CheckShardStateBytes(const Manifest& manifest, const RankManifest& 
   }
   const uint64_t wanted = static_cast<uint64_t>(ElementsOf(spec)) * sizeof(float);
   if (wanted == size_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "state field %d of the block of %s of shape %s has %d bytes, %d were given",
-      static_cast<int>(field), name, ShapeText(spec.extent), wanted, size_bytes));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("state field %d of the block of %s of shape %s has %d bytes, %d were given",
+                      static_cast<int>(field), name, ShapeText(spec.extent), wanted, size_bytes));
 }
 
 }  // namespace muond
