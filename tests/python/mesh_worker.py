@@ -7,7 +7,9 @@ the same on every rank, so averages and sums over 2 or 4 ranks round nothing. We
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -417,9 +419,12 @@ def start(rank: int, world: int, folder: str) -> None:
 
 
 def scenarios(rank: int, world: int, folder: str, *names: str) -> None:
-    """Runs the named functions one after the other; what they return goes to NAME-rankN.pt."""
+    """Runs the named functions ("name" here, "module:name") one after the other; what they return goes to NAME-rankN.pt."""
     start(rank, world, folder)
     for name in names:
-        torch.save(globals()[name](), Path(folder) / f"{name}-rank{rank}.pt")
+        module, _, function = name.rpartition(":")
+        where = import_module(module) if module else sys.modules[__name__]
+        result = getattr(where, function)()
+        torch.save(result, Path(folder) / f"{function}-rank{rank}.pt")
         dist.barrier()
     dist.destroy_process_group()

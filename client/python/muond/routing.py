@@ -70,8 +70,9 @@ def _head_by_shape(model: nn.Module) -> nn.Module | None:
 
 
 def _strip(name: str) -> str:
-    """A name without what wrappers (DDP, compile) put before it."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+    """A name without what wrappers (DDP, compile, activation checkpointing) put into it."""
+    name = name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
+    return name.removeprefix("module.")
 
 
 def _decide(
