@@ -1,4 +1,6 @@
 // Measure and AdamW of the C interface: one pass over the elements of a list each.
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"

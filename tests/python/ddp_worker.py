@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import muond
 
 STEPS = 8
+FORCED = ("network", "groups")  # the jobs of trajectory_jobs.py whose ranks join more than once
 
 
 def start(rank: int, world: int, folder: str) -> None:
@@ -72,14 +73,14 @@ def train_on(rank: int, world: int) -> object:
 
 def forced_jobs(rank: int, world: int) -> object:
     with tempfile.TemporaryDirectory() as folder:
-        ends = trajectory_jobs.forced(rank, world, folder, 12, 6)
+        ends = trajectory_jobs.forced(rank, world, folder, 12, 6, FORCED)
         return {"ends": ends, "resumed": trajectory_jobs.resumed(rank, world, folder, 12, 6)}
 
 
 def forced_inside(rank: int, world: int) -> object:
     """The jobs with the engine in every rank."""
     with tempfile.TemporaryDirectory() as folder:
-        return trajectory_jobs.forced(rank, world, folder, 12, 6, daemon=None)
+        return trajectory_jobs.forced(rank, world, folder, 12, 6, FORCED, daemon=None)
 
 
 def inner(rank: int, world: int) -> object:

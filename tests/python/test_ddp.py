@@ -99,10 +99,10 @@ def test_ddp_is_found_around_a_module_that_was_given_before(two_ranks):
         assert torch.equal(a, b)
 
 
-def test_every_job_has_plain_trainings_bits_also_when_resumed(two_ranks):
+def test_jobs_have_plain_trainings_bits_also_when_resumed_and_in_process(two_ranks):
     plain = {}
-    for name, job in trajectory_jobs.JOBS.items():
-        run = trajectory_jobs.Run(job, "muond", ddp=False, first=1)
+    for name in ddp_worker.FORCED:
+        run = trajectory_jobs.Run(trajectory_jobs.JOBS[name], "muond", ddp=False, first=1)
         run.steps(1, 12)
         plain[name] = run.saved()
         run.opt.close()

@@ -7,7 +7,7 @@ Gradients are forced: the loss is the sum of parameter times a tensor that depen
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -229,12 +229,18 @@ JOBS = {
 
 
 def forced(
-    rank: int, world: int, folder: str, steps: int, break_at: int, **options: Any
+    rank: int,
+    world: int,
+    folder: str,
+    steps: int,
+    break_at: int,
+    names: Iterable[str] = tuple(JOBS),
+    **options: Any,
 ) -> dict[str, Any]:
-    """All jobs as one rank of DDP, ``steps`` steps; what they hold at ``break_at`` goes to a file for `resumed`."""
+    """Jobs as one rank of DDP, ``steps`` steps; what they hold at ``break_at`` goes to a file for `resumed`."""
     ends, broken = {}, {}
-    for name, job in JOBS.items():
-        run = Run(job, "muond", ddp=True, first=1, **options)
+    for name in names:
+        run = Run(JOBS[name], "muond", ddp=True, first=1, **options)
         run.steps(1, break_at)
         broken[name] = run.saved()
         run.steps(break_at + 1, steps)
@@ -247,9 +253,9 @@ def forced(
 def resumed(rank: int, world: int, folder: str, steps: int, break_at: int) -> dict[str, Any]:
     """The same from the file on."""
     ends, broken = {}, torch.load(f"{folder}/broken{rank}.pt")
-    for name, job in JOBS.items():
-        run = Run(job, "muond", ddp=True, first=break_at + 1)
-        run.load(broken[name])
+    for name, saved in broken.items():
+        run = Run(JOBS[name], "muond", ddp=True, first=break_at + 1)
+        run.load(saved)
         run.steps(break_at + 1, steps)
         ends[name] = run.saved()
         run.opt.close()
