@@ -15,7 +15,7 @@ namespace muond {
 namespace {
 
 // A stepper starts within a tenth of a second; one that dies often is started a second later.
-constexpr absl::Duration kAgainFor = absl::Seconds(10);
+constexpr absl::Duration kAgainFor = absl::Seconds(30);
 constexpr absl::Duration kAgainAfter = absl::Milliseconds(20);
 
 // Whether somebody holds the socket beside the daemon's own: its keeper, which outlives steppers.

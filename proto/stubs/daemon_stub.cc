@@ -12,7 +12,7 @@ namespace muond {
 namespace {
 
 // A join is answered by the daemon's clock, with the ranks that are missing; ours ends it only when the daemon says nothing.
-constexpr absl::Duration kJoinMargin = absl::Seconds(5);
+constexpr absl::Duration kJoinMargin = absl::Seconds(3);
 
 }  // namespace
 

@@ -47,7 +47,7 @@ def missing() -> str:
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [helm_binary() or "helm", *arguments],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "HELM_CACHE_HOME": "/nonexistent", "HELM_CONFIG_HOME": "/nonexistent"},
     )
 

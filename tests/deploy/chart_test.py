@@ -100,7 +100,7 @@ def check_config(manifests: list[dict]) -> subprocess.CompletedProcess[str]:
         file.write(text)
         file.flush()
         return subprocess.run(
-            [MUOND, "--config", file.name, "--check-config"], capture_output=True, text=True, timeout=30, check=False)
+            [MUOND, "--config", file.name, "--check-config"], capture_output=True, text=True, timeout=300, check=False)
 
 
 class ChartTest(unittest.TestCase):

@@ -18,7 +18,7 @@ MUOND = sys.argv.pop(1) if __name__ == "__main__" and len(sys.argv) > 1 else "mu
 
 
 def call(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 class ConfigTest(unittest.TestCase):

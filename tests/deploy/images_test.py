@@ -21,7 +21,7 @@ BINARIES = sys.argv[1:5] if __name__ == "__main__" else []
 
 
 def call(*command: str, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **more)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **more)  # type: ignore[call-overload]
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ def missing() -> str:
             return f"{tool} is not installed (Debian package util-linux)"
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--mount", "--ipc", "--net", "mount", "-t", "tmpfs", "none", "/run"],
-        capture_output=True, text=True, timeout=30, check=False)
+        capture_output=True, text=True, timeout=300, check=False)
     return "" if done.returncode == 0 else f"namespaces are not allowed here: {done.stderr.strip()}"
 
 
@@ -103,7 +103,7 @@ def probe(container: dict, kind: str) -> bool:
     get = container[kind]["httpGet"]
     [port] = [p["containerPort"] for p in container["ports"] if p["name"] == get["port"]]
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{get['path']}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{get['path']}", timeout=30) as answer:
             return answer.status == 200
     except OSError:
         return False

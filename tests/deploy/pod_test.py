@@ -163,7 +163,7 @@ class PodTest(unittest.TestCase):
         for attempt in range(2):
             done = pod.start(self.node, f"directories-{attempt}", first, {}, words, user=0, network=True,
                              environment={"PATH": os.environ["PATH"]})
-            self.assertEqual(done.wait(timeout=30), 0, self.node.log(f"directories-{attempt}"))
+            self.assertEqual(done.wait(timeout=200), 0, self.node.log(f"directories-{attempt}"))
             for folder in mounts.values():
                 at = folder.stat()
                 self.assertEqual((at.st_uid, at.st_gid, oct(at.st_mode & 0o7777)), (USER, USER, "0o700"))

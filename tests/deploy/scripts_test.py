@@ -11,7 +11,7 @@ SCRIPTS = ("deploy/setup.sh", "deploy/try.sh", "tests/run.sh")
 
 
 def call(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 class ScriptsTest(unittest.TestCase):

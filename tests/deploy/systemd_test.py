@@ -21,7 +21,7 @@ PROGRAMS = {name: str(Path(path).resolve()) for name, path in zip(NAMES, sys.arg
 
 
 def call(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def read(name: str) -> configparser.ConfigParser:

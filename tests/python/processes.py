@@ -22,7 +22,7 @@ def start_job(out: Path, steps: int, pause: float = 0.0, **environment: str) -> 
     )
 
 
-def finish(job: subprocess.Popen, timeout: float = 120) -> str:
+def finish(job: subprocess.Popen, timeout: float = 400) -> str:
     """Its standard error, once it has ended well."""
     out, err = job.communicate(timeout=timeout)
     assert job.returncode == 0, f"{out}\n{err}"
@@ -55,7 +55,7 @@ def keeper_of(pid: int) -> int:
     return keeper
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

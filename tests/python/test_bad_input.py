@@ -166,7 +166,7 @@ def test_a_daemon_of_another_version(how: str, tmp_path: Path):
         assert caught.value.status == "FAILED_PRECONDITION"
         assert torch.all(p == 1)
     finally:
-        daemon.communicate(timeout=20)
+        daemon.communicate(timeout=200)
 
 
 def test_a_step_out_of_order_or_twice(shared_daemon):

@@ -41,7 +41,7 @@ absl::StatusOr<std::unique_ptr<RealJob>> RealJob::Attach(const std::string& endp
   AttachOptions options;
   options.endpoint = endpoint;
   options.adopt = adopt;
-  options.join_timeout = absl::Seconds(30);
+  options.join_timeout = absl::Minutes(2);
   std::vector<absl::StatusOr<std::unique_ptr<Client>>> clients(ranks.size());
   std::vector<std::thread> threads;
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
@@ -87,7 +87,7 @@ absl::StatusOr<StepResult> RealJob::Step(Spoil spoil) {
   }
   absl::StatusOr<StepResult> first;
   for (size_t rank = 0; rank < ranks_.size(); ++rank) {
-    absl::StatusOr<StepResult> result = ranks_[rank]->Wait(absl::Seconds(30));
+    absl::StatusOr<StepResult> result = ranks_[rank]->Wait(absl::Minutes(2));
     if (!result.ok()) return result;
     if (rank == 0) first = std::move(result);
   }

@@ -280,7 +280,7 @@ void TestRank::Begin(uint64_t step, const std::vector<std::vector<float>>& value
 
 absl::StatusOr<StepAnswer> TestRank::Finish(uint64_t step) {
   const Cell* over = &page_->step_over(static_cast<uint32_t>(rank_->rank));
-  if (!WaitCell(over, step << 8, std::chrono::seconds(10))) {
+  if (!WaitCell(over, step << 8, std::chrono::seconds(60))) {
     return absl::DeadlineExceededError(absl::StrFormat(
         "rank %d: step %d is not over, its cell says %d", rank_->rank, step, over->load() >> 8));
   }

@@ -123,9 +123,9 @@ class TestRank {
   bool cells_come_later = false;
   void StoreGradientCell(uint64_t step, uint32_t bucket, uint32_t attempt = 0);
   void SendStep(uint64_t step);
-  // Until the step is over for this rank. DEADLINE_EXCEEDED after ten seconds.
+  // Until the step is over for this rank. DEADLINE_EXCEEDED after a minute.
   absl::StatusOr<StepAnswer> Finish(uint64_t step);
-  absl::StatusOr<Frame> Receive(absl::Duration timeout = absl::Seconds(10));
+  absl::StatusOr<Frame> Receive(absl::Duration timeout = absl::Minutes(1));
   void Send(Frame frame);
   Frame FrameOf(FrameType type) const;
 

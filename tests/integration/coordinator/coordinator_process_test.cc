@@ -67,7 +67,7 @@ class CoordinatorProcessTest : public ::testing::Test {
   std::unique_ptr<CoordinatorStub> Stub() {
     StubOptions options;
     options.wait_for_ready = true;  // the process is starting
-    options.timeout = absl::Seconds(20);
+    options.timeout = absl::Minutes(1);
     return *CoordinatorStub::Create(endpoint_, options);
   }
   std::string Log() {

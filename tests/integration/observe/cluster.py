@@ -128,7 +128,7 @@ class Daemon:
             f"--metrics-listen=127.0.0.1:{self.port}", "--cpu-memory-bytes=256MiB", *flags, log=name, **more)
 
     def page(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
             return answer.read().decode()
 
     def ready(self) -> bool:
@@ -178,14 +178,14 @@ class Prometheus:
     def get(self, path: str, **parameters: str) -> dict:
         url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
 
     def serves(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=60) as answer:
                 return answer.status == 200
         except OSError:  # not yet: refused, or 503
             return False

@@ -62,7 +62,7 @@ class AllocationsTest : public ::testing::Test {
   void TearDown() override {
     if (of_daemon_ != nullptr) ::munmap(const_cast<std::atomic<uint64_t>*>(of_daemon_), 4096);
     if (daemon_ == nullptr) return;
-    EXPECT_TRUE(daemon_->Stop(absl::Seconds(20)).ok());
+    EXPECT_TRUE(daemon_->Stop(absl::Minutes(1)).ok());
   }
 
   void Attach(const Manifest& manifest) {

@@ -70,7 +70,7 @@ TEST(InPlaceTest, AGradientWrittenInItsPlaceGivesTheSameParameters) {
   EXPECT_EQ(copied, in_place);
   EXPECT_NE(std::memcmp(copied.data(), copied.data() + copied.size() / kSteps, 64), 0)
       << "the parameters do not move";
-  EXPECT_TRUE((*daemon)->Stop(absl::Seconds(20)).ok());
+  EXPECT_TRUE((*daemon)->Stop(absl::Minutes(1)).ok());
 }
 
 }  // namespace
