@@ -443,6 +443,12 @@ muond_status muond_client_fetch_state(muond_client* client, int32_t tensor, muon
       client->client->FetchState(tensor, static_cast<muond::StateField>(field), data, size));
 }
 
+muond_status muond_client_keep_connection(muond_client* client, int32_t keep) {
+  if (absl::Status usable = Usable(client); !usable.ok()) return Return(usable);
+  client->client->KeepConnection(keep != 0);
+  return Return(absl::OkStatus());
+}
+
 muond_status muond_client_push_state(muond_client* client, int32_t tensor, muond_state_field field,
                                      const void* data, uint64_t size) {
   if (absl::Status usable = Usable(client); !usable.ok()) return Return(usable);

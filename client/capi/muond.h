@@ -332,6 +332,9 @@ MUOND_API muond_status muond_client_fetch_state(muond_client* client, int32_t te
 MUOND_API muond_status muond_client_push_state(muond_client* client, int32_t tensor,
                                                muond_state_field field, const void* data,
                                                uint64_t size);
+/* 1: the four calls above share one connection from now on; 0: no more. For a series of them: a connection takes longer than a small
+ * field. Its threads live with it: do not fork meanwhile. */
+MUOND_API muond_status muond_client_keep_connection(muond_client* client, int32_t keep);
 
 /* Since 1.2. The same of one of this rank's blocks: dense float32, `size` bytes as in
  * muond_block_place. MUOND_STATE_STEP is not cut into blocks. */

@@ -4,8 +4,8 @@
 // `step_over` of this rank says its number, whatever came or did not come over the line. Everything
 // said about an open step is kept here and said again to every new stepper, and after kRepeatAfter
 // without an answer.
-// Threads: one at a time.   gRPC lives only within Attach, FetchState, PushState, Detach and the end
-// of a VOID step: nothing of it is there when a step runs or a process forks.
+// Threads: one at a time.   gRPC lives only within Attach, FetchState, PushState, Detach, the end of a VOID step, and as long
+// as KeepConnection says: else nothing of it is there when a step runs or a process forks.
 #pragma once
 
 #include <unistd.h>
@@ -52,6 +52,7 @@ class DaemonClient : public Client {
                                uint64_t size_bytes) override;
   absl::Status PushShardState(int32_t shard, StateField field, const void* data,
                               uint64_t size_bytes) override;
+  void KeepConnection(bool keep) override;
   absl::Status Detach() override;
 
  private:
@@ -108,7 +109,9 @@ class DaemonClient : public Client {
   Frame void_frame_;  // of the open step, when one came
   bool detached_ = false;
   absl::Status dead_;
-  std::vector<Frame> heard_;  // kept so that a step allocates nothing
+  bool keeps_connection_ = false;
+  std::unique_ptr<DaemonStub> connection_;  // null where none is kept, or it was lost
+  std::vector<Frame> heard_;                // kept so that a step allocates nothing
 };
 
 // What a VOID step's reason and detail mean, with names: for people.

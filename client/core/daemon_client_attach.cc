@@ -6,6 +6,7 @@
 #include "client/core/daemon_client.h"
 #include "client/core/fork_guard.h"
 #include "client/core/joining.h"
+#include "proto/stubs/daemon_stub.h"
 
 namespace muond {
 namespace {

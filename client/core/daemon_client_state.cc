@@ -20,12 +20,22 @@ absl::Status DaemonClient::Ask(const std::function<absl::Status(DaemonStub&)>& q
   const absl::Time end = absl::Now() + options_.repair_timeout;
   for (;;) {
     // Not told to wait for a server: the keeper's death ends the wait here, within kAskAgainAfter.
-    absl::StatusOr<std::unique_ptr<DaemonStub>> stub = DaemonStub::Create(options_.endpoint);
-    if (!stub.ok()) return stub.status();
-    absl::Status answer = question(**stub);
+    std::unique_ptr<DaemonStub> stub = std::move(connection_);
+    if (stub == nullptr) {
+      auto made = DaemonStub::Create(options_.endpoint);
+      if (!made.ok()) return made.status();
+      stub = *std::move(made);
+    }
+    absl::Status answer = question(*stub);
+    if (keeps_connection_ && !absl::IsUnavailable(answer)) connection_ = std::move(stub);
     if (!absl::IsUnavailable(answer) || absl::Now() >= end) return answer;
     if (absl::Status heard = Listen(kAskAgainAfter); !heard.ok()) return heard;
   }
+}
+
+void DaemonClient::KeepConnection(bool keep) {
+  keeps_connection_ = keep;
+  if (!keep) connection_.reset();
 }
 
 std::string DaemonClient::AskWhyVoid(uint64_t step) const {

@@ -131,6 +131,7 @@ class EchoClient : public Client {
     return fits.ok() ? PushState(shard, field, data, size_bytes) : fits;
   }
 
+  void KeepConnection(bool) override {}  // there is none
   absl::Status Detach() override { return absl::OkStatus(); }
 
  private:

@@ -223,6 +223,7 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "muond_client_push_state": (_STATUS, [c_void_p, c_int32, c_int32, c_void_p, c_uint64]),
     "muond_client_fetch_block_state": (_STATUS, [c_void_p, c_int32, c_int32, c_void_p, c_uint64]),
     "muond_client_push_block_state": (_STATUS, [c_void_p, c_int32, c_int32, c_void_p, c_uint64]),
+    "muond_client_keep_connection": (_STATUS, [c_void_p, c_int32]),
     "muond_client_detach": (_STATUS, [c_void_p]),
     "muond_client_destroy": (None, [c_void_p]),
     "muond_digest64": (c_uint64, [c_void_p, c_uint64]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import byref, c_double, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 
@@ -323,6 +323,16 @@ class Session:
         applied = outcome.kind == lib.APPLIED
         text = "" if applied else self._library.muond_last_message().decode(errors="replace")
         return Outcome(outcome.step, applied, outcome.reason, outcome.tensor, text)
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """What is fetched and pushed within shares one connection; nothing forks meanwhile. A session that is left within is no error."""
+        try:
+            check(self._library.muond_client_keep_connection(self.handle, 1))
+            yield
+        finally:
+            if self._handle:
+                check(self._library.muond_client_keep_connection(self._handle, 0))
 
     def fetch_state(self, tensor: int, field: int, address: int, size: int) -> None:
         check(self._library.muond_client_fetch_state(self.handle, tensor, field, address, size))

@@ -6,6 +6,7 @@ place, gradients are read where they lie. Under DDP every rank does the whole st
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import operator
@@ -251,6 +252,11 @@ class Session:
         made = (_passes.Measure(self.call, list(self.gradients.values())), groups)
         self._prepared[key] = made
         return made
+
+    @staticmethod
+    def connected() -> contextlib.AbstractContextManager[None]:
+        """Its state is here: there is nothing to connect to."""
+        return contextlib.nullcontext()
 
     def close(self, *, detach: bool = True) -> None:
         """State is gone. Idempotent."""

@@ -71,6 +71,11 @@ class Lifetime:
     def adopt(self, attachment: Attachment) -> None:
         self._held.attachment = attachment
 
+    def connected(self) -> contextlib.AbstractContextManager[None]:
+        """What is fetched and pushed within shares one connection to the daemon, where there is one."""
+        session = self._held.session
+        return contextlib.nullcontext() if session is None else session.connected()
+
     def leave(self) -> None:
         """Out of the job; another may be entered. A daemon of our own goes on."""
         self._held.leave_job()

@@ -271,6 +271,10 @@ class Muon(torch.optim.Optimizer):
 
         return RemoteState(p, use_muon, fetch, push)
 
+    def _plain_state(self) -> dict[Tensor, dict[str, Any]]:
+        with self._life.connected():
+            return {p: state.plain() for p, state in self.state.items()}
+
     def _complete_state(self) -> None:
         """Every parameter of the groups has its mapping, whatever was done to groups and state."""
         for group in self.param_groups:
@@ -334,8 +338,9 @@ class Muon(torch.optim.Optimizer):
                     attachment = Attachment(session, entries)
                 self.endpoint, self._attachment = endpoint, attachment
                 self._life.adopt(attachment)
-                for state in self.state.values():
-                    state.push_kept()
+                with self._life.connected():
+                    for state in self.state.values():
+                        state.push_kept()
                 self._statics = statics_of(self.param_groups)
         except BaseException:  # Ctrl-C too: half attached is not attached
             self._leave()
@@ -365,8 +370,9 @@ class Muon(torch.optim.Optimizer):
         others = any(e.shard is not None and e.shard.changed() for e in attachment.entries)
         if not fresh and not others and statics_of(self.param_groups) == self._statics:
             return attachment
-        for state in self.state.values():
-            state.keep()
+        with self._life.connected():
+            for state in self.state.values():
+                state.keep()
         self._leave()
         return self._attach()
 
@@ -518,7 +524,7 @@ class Muon(torch.optim.Optimizer):
         self.synchronize()
         self._complete_state()
         remote = self.state
-        self.state = defaultdict(dict, {p: state.plain() for p, state in remote.items()})
+        self.state = defaultdict(dict, self._plain_state())
         try:
             return super().state_dict()
         finally:
@@ -542,11 +548,12 @@ class Muon(torch.optim.Optimizer):
         loaded, self.state = self.state, remote
         for use_muon, group in zip(rules, self.param_groups, strict=True):
             group["use_muon"] = use_muon
-        for p, values in loaded.items():
-            if not isinstance(p, Tensor):
-                continue
-            for key, value in values.items():
-                self.state[p][key] = value
+        with self._life.connected():
+            for p, values in loaded.items():
+                if not isinstance(p, Tensor):
+                    continue
+                for key, value in values.items():
+                    self.state[p][key] = value
 
     # ---- copies
 
@@ -558,7 +565,7 @@ class Muon(torch.optim.Optimizer):
         return {
             "defaults": self.defaults,
             "param_groups": self.param_groups,
-            "state": {p: state.plain() for p, state in self.state.items()},
+            "state": self._plain_state(),
             "names": [self._name_of(p, g, i) for g, h in groups for i, p in enumerate(h["params"])],
             "settings": {key: getattr(self, key) for key in _COPIED},
         }

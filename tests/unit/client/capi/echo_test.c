@@ -129,7 +129,9 @@ static void StateGoesInAndOut(void) {
   EXPECT(muond_client_push_state(client, 0, MUOND_STATE_MOMENTUM, momentum, 12) ==
          MUOND_INVALID_ARGUMENT);
   double count = 3;
+  EXPECT(muond_client_keep_connection(client, 1) == MUOND_OK);
   EXPECT(muond_client_push_state(client, 1, MUOND_STATE_STEP, &count, 8) == MUOND_OK);
+  EXPECT(muond_client_keep_connection(client, 0) == MUOND_OK);
   muond_client_destroy(client);
 }
 
