@@ -332,7 +332,7 @@ MUOND_API muond_status muond_client_fetch_state(muond_client* client, int32_t te
 MUOND_API muond_status muond_client_push_state(muond_client* client, int32_t tensor,
                                                muond_state_field field, const void* data,
                                                uint64_t size);
-/* 1: the four calls above share one connection from now on; 0: no more. For a series of them: a connection takes longer than a small
+/* Since 1.2. 1: the calls for state share one connection from now on; 0: no more. For a series of them: a connection takes longer than a small
  * field. Its threads live with it: do not fork meanwhile. */
 MUOND_API muond_status muond_client_keep_connection(muond_client* client, int32_t keep);
 

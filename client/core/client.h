@@ -105,7 +105,7 @@ class Client {
   virtual absl::Status PushShardState(int32_t shard, StateField field, const void* data,
                                       uint64_t size_bytes) = 0;
 
-  // true: the calls above share one connection from now on, until it is false again. A connection costs milliseconds, a
+  // true: the calls for state share one connection from now on, until it is false again. A connection costs milliseconds, a
   // field of a small tensor a tenth of one; but threads of the connection's live with it, so it is for a series of calls, not for
   // the time of training (fork).
   virtual void KeepConnection(bool keep) = 0;
