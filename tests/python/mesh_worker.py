@@ -6,8 +6,12 @@ the same on every rank, so averages and sums over 2 or 4 ranks round nothing. We
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from processes import children
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -166,8 +171,8 @@ def whole(state: dict) -> dict:
 # ---- scenarios
 
 
-def optimizer(model: nn.Module) -> muond.Muon:
-    return muond.Muon(model, route=routed, **settings())
+def optimizer(model: nn.Module, **options: object) -> muond.Muon:
+    return muond.Muon(model, route=routed, **settings(), **options)
 
 
 def run(model: nn.Module, opt: muond.Muon, steps: range) -> None:
@@ -186,9 +191,9 @@ def end(model: nn.Module, opt: muond.Muon) -> dict:
     return result
 
 
-def train(place: Callable[[Bag], nn.Module]) -> dict:
+def train(place: Callable[[Bag], nn.Module], **options: object) -> dict:
     model = place(Bag())
-    opt = optimizer(model)
+    opt = optimizer(model, **options)
     run(model, opt, range(STEPS))
     return end(model, opt)
 
@@ -326,6 +331,39 @@ def _params(opt: muond.Muon) -> list[torch.Tensor]:
     return [p for group in opt.param_groups for p in group["params"]]
 
 
+# ---- a stepper that dies
+
+
+def dying() -> dict:
+    """On a daemon whose steppers die at points of a step."""
+    return train(sharded(dist.get_world_size()), endpoint=os.environ["MESH_DYING"])
+
+
+def killed() -> dict:
+    """The first rank kills the stepper at random instants of every other step, and of its state's way out and in."""
+    model, random_instant = sharded(dist.get_world_size())(Bag()), random.Random(3)
+    opt = optimizer(model, endpoint=os.environ["MESH_KILLED"])
+
+    def soon() -> None:
+        if dist.get_rank() == 0:
+            threading.Timer(random_instant.uniform(0, 0.02), _kill_stepper).start()
+
+    for step in range(STEPS):
+        if step % 2:
+            soon()
+        run(model, opt, range(step, step + 1))
+        if step == STEPS // 2:
+            soon()
+            opt.load_state_dict(opt.state_dict())
+    return end(model, opt)
+
+
+def _kill_stepper() -> None:
+    for stepper in children(int(os.environ["MESH_KILLED_PID"])):
+        with contextlib.suppress(ProcessLookupError):  # it was ending
+            os.kill(stepper, signal.SIGKILL)
+
+
 # ---- torch.distributed.checkpoint
 
 
@@ -397,6 +435,11 @@ def refused() -> dict:
     odd = sharded_parameter(4, 4)
     odd._local_tensor = torch.ones(3, 4)
     attempt("local", [odd])
+    lone = sharded_parameter(4, 4)
+    if rank == 1:
+        lone._local_tensor = torch.ones(3, 4)
+    attempt("lone", [lone])
+    attempt("inside", [sharded_parameter(4, 4)], daemon=None)
     other = init_device_mesh("cpu", (world,)) if rank == 0 else mesh
     placement = Replicate() if rank == 0 else Shard(0)
     mixed = nn.Parameter(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import mesh_worker
@@ -10,10 +9,14 @@ import pytest
 import torch
 from test_ddp import saved, spawn
 
+from muond._session import Daemon
+
 ON_TWO = (
     "fsdp", "fsdp_kept", "tp", "ddp", "mixed_precision", "accumulated", "beside_plain", "skipped",
-    "moved", "handed_over", "loaded_fsdp", "loaded_tp",
+    "moved", "handed_over", "dying", "killed", "loaded_fsdp", "loaded_tp",
 )  # fmt: skip
+# Where the n-th stepper of one daemon dies: of the n-th entry, at its so-many-th pass.
+DEATHS = ("after_verdict:3", "after_stage:5", "after_flip:4", "mid_copy_out:6", "before_done:2")
 ON_FOUR = ("fsdp", "hsdp", "tp_fsdp", "loaded_fsdp", "loaded_hsdp")
 
 
@@ -34,9 +37,19 @@ def plain(daemon: str) -> dict:
 def two_ranks(daemon: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two ranks do, in one pair of processes: starting them is what takes the time."""
     folder = tmp_path_factory.mktemp("two")
-    os.environ["MESH_CHECKPOINT"] = str(folder / "checkpoint")
+    log = folder / "log"
+    dying = Daemon(log_path=str(log), arguments=["--fail-point", ",".join(DEATHS)])
+    killed = Daemon(arguments=["--cpu-devices", "2"])
     names = ("saved_half", *ON_TWO, "refused")
-    assert spawn(mesh_worker.scenarios, 2, folder, *names) == [0, 0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MESH_DYING", dying.endpoint)
+        patch.setenv("MESH_KILLED", killed.endpoint)
+        patch.setenv("MESH_KILLED_PID", str(killed.pid))
+        patch.setenv("MESH_CHECKPOINT", str(folder / "checkpoint"))
+        assert spawn(mesh_worker.scenarios, 2, folder, *names) == [0, 0]
+    dying.stop()
+    killed.stop()
+    assert log.read_text().count("stepper.started") == 1 + len(DEATHS)
     return folder
 
 
@@ -44,7 +57,9 @@ def two_ranks(daemon: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def four_ranks(two_ranks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of four, which load what two have saved."""
     folder = tmp_path_factory.mktemp("four")
-    assert spawn(mesh_worker.scenarios, 4, folder, *ON_FOUR) == [0] * 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MESH_CHECKPOINT", str(two_ranks / "checkpoint"))
+        assert spawn(mesh_worker.scenarios, 4, folder, *ON_FOUR) == [0] * 4
     return folder
 
 
@@ -81,6 +96,9 @@ def test_what_cannot_be_is_told_to_every_rank(two_ranks):
         assert 'data_parallel="none" is for plain tensors' in told["none"]
         assert f"this rank, at [{rank}]" in told["local"].replace("(", "[").replace(",)", "]")
         assert "holds (3, 4), and by the placements it would be (2, 4)" in told["local"]
+        assert "holds (3, 4)" in told["lone"], told
+        assert ("rank 1 could not join" in told["lone"]) == (rank == 0), told
+        assert "daemon=None steps whole tensors" in told["inside"]
         assert "tensor 'group0.param0'" in told["cover"], told
         assert "torch.bfloat16" in told["dtype"]
         assert told["right"] == ""

@@ -318,12 +318,20 @@ class Muon(torch.optim.Optimizer):
     def _attach(self) -> Attachment | None:
         """Joins the daemon with the groups as they are now, and adopts the parameters. None where there is nothing to step."""
         self._complete_state()
-        entries = collect(self.param_groups, self._name_of)
+        named = [
+            (self._name_of(p, g, i), p)
+            for g, group in enumerate(self.param_groups)
+            for i, p in enumerate(group["params"])
+        ]
+        world = dtensors.world_of(named, self._data_parallel, self._watch)
+        with replicas.together(
+            world or replicas.ALONE
+        ):  # a shard that is not as it should be is one rank's
+            entries = collect(self.param_groups, self._name_of)
         if not entries:
             return None
-        named = [(entry.name, entry.parameter) for entry in entries]
-        world = dtensors.world_of(named, self._data_parallel, self._watch)
         if world is None:
+            named = [(entry.name, entry.parameter) for entry in entries]
             world = replicas.resolve(self._data_parallel, self._watch, named)
         endpoint, job, attempt = self._agree(entries, world)
         try:
