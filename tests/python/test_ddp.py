@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import ddp_worker
@@ -20,6 +21,9 @@ def spawn(worker, world: int, folder: Path, *names: str) -> list[int]:
     )
     for process in context.processes:
         process.join(400)
+    for path in map(Path, context.error_files):
+        if path.is_file() and path.stat().st_size:
+            print(pickle.loads(path.read_bytes()))  # what the rank raised
     codes = [process.exitcode for process in context.processes]
     for process in context.processes:
         if process.is_alive():
