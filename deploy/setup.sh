@@ -42,7 +42,7 @@ packages=(
   prometheus-cpp-dev libyaml-cpp-dev libsqlite3-dev libopenblas-dev
   libcpp-httplib-dev nlohmann-json3-dev libucx-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
-((tests)) && packages+=(prometheus procps iproute2 ucx-utils)
+((tests)) && packages+=(prometheus procps iproute2 ucx-utils etcd-server openssl)
 
 missing_packages() {
   local package

@@ -57,6 +57,13 @@ const std::map<std::string, CommandInfo>& Commands() {
         "cluster",
         "A coordinator's daemons and jobs; --endpoint names the coordinator.",
         {}}},
+      {"top",
+       {Command::kTop,
+        "top",
+        "Nodes, devices and jobs, again and again; --endpoint names a coordinator or a daemon.\n"
+        "  --interval SECONDS      between two looks (2)\n"
+        "  --count N               looks, then ends; without it until it is interrupted",
+        {"--interval", "--count"}}},
       {"doctor",
        {Command::kDoctor,
         "doctor",
@@ -86,11 +93,21 @@ absl::Status SetOption(const std::string& option, const std::string& value, Comm
       return InvalidArgumentError(StrFormat("%s %s: allowed are json and text", option, value));
     }
     line->json = value == "json";
+  } else if (option == "--tls-ca") {
+    line->tls.ca = value;
+  } else if (option == "--tls-cert") {
+    line->tls.cert = value;
+  } else if (option == "--tls-key") {
+    line->tls.key = value;
   } else if (option == "--timeout") {
     double seconds = 0;
     if (absl::Status status = ParseNumber(option, value, 0.001, 1e6, &seconds); !status.ok())
       return status;
     line->timeout_seconds = seconds;
+  } else if (option == "--interval") {
+    return ParseNumber(option, value, 0.01, 1e6, &line->interval_seconds);
+  } else if (option == "--count") {
+    return ParseNumber(option, value, 1, 1'000'000'000, &line->count);
   } else if (option == "--offline") {
     line->offline_list = value;
   } else if (option == "--devices") {
@@ -113,14 +130,20 @@ absl::Status CheckTogether(const CommandLine& line, const std::set<std::string>&
                            const std::string& name) {
   const CommandInfo& info = Commands().at(name);
   for (const std::string& option : given) {
-    if (option.rfind("--", 0) == 0 && option != "--endpoint" && option != "--timeout" &&
-        option != "--output" && !info.options.contains(option)) {
+    static const std::set<std::string> everywhere = {"--endpoint", "--timeout",  "--output",
+                                                     "--tls-ca",   "--tls-cert", "--tls-key"};
+    if (option.rfind("--", 0) == 0 && !everywhere.contains(option) &&
+        !info.options.contains(option)) {
       return InvalidArgumentError(StrFormat("%s takes no %s", name, option));
     }
   }
   if (line.operands.size() < info.operands_min || line.operands.size() > info.operands_max) {
     return InvalidArgumentError(StrFormat("%s with %d operands; usage: muonctl %s", name,
                                           line.operands.size(), info.synopsis));
+  }
+  if (line.command == Command::kTop && line.json) {
+    return InvalidArgumentError(
+        "top is for people; for programs ask status and cluster with -o json");
   }
   if (line.command == Command::kPlan && line.offline_list.empty()) {
     for (const std::string& option : given) {
@@ -139,9 +162,10 @@ absl::Status CheckTogether(const CommandLine& line, const std::set<std::string>&
 
 absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments) {
   static const std::set<std::string> with_value = {
-      "--endpoint",     "-o",        "--output",      "--timeout",
-      "--offline",      "--devices", "--device-kind", "--calibration",
-      "--device-memory"};
+      "--endpoint",      "-o",         "--output",      "--timeout",
+      "--offline",       "--devices",  "--device-kind", "--calibration",
+      "--device-memory", "--interval", "--count",       "--tls-ca",
+      "--tls-cert",      "--tls-key"};
   CommandLine line;
   std::string name;
   std::set<std::string> given;
@@ -150,6 +174,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arg
     std::string word = arguments[i];
     if (word == "--help" || word == "-h" || (word == "help" && name.empty())) {
       help = true;
+      continue;
+    }
+    if (word == "--plain-tcp") {
+      line.tls.plain_tcp = true;
       continue;
     }
     if (word == "--version") {
@@ -210,6 +238,11 @@ std::string HelpText(const std::string& command) {
       "options of every command:\n"
       "  --endpoint ENDPOINT     unix:/path or host:port (MUOND_ENDPOINT, else the user's own "
       "daemon)\n"
+      "  --tls-ca FILE           of a TCP endpoint: the authorities it must be known to "
+      "(MUOND_TLS_CA)\n"
+      "  --tls-cert FILE, --tls-key FILE   the certificate to show there (MUOND_TLS_CERT, "
+      "MUOND_TLS_KEY)\n"
+      "  --plain-tcp             allows TCP beyond this machine without TLS (MUOND_PLAIN_TCP=1)\n"
       "  -o json                 for programs; text is for people\n"
       "  --timeout SECONDS       to wait for an answer (10)\n"
       "  --version, --help\n\n"

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/ctl/offline_plan.h"
+#include "proto/stubs/tls_options.h"
 
 namespace muond {
 
@@ -26,6 +27,7 @@ enum class Command : uint8_t {
   kDrain,
   kSnapshot,
   kCluster,
+  kTop,
   kDoctor
 };
 
@@ -33,9 +35,12 @@ struct CommandLine {
   Command command = Command::kHelp;
   std::string help_for;  // kHelp: a command's name, or empty
   std::string endpoint;  // empty: the default
+  TlsOptions tls;        // of a TCP endpoint; what is empty comes from the environment
   bool json = false;
   double timeout_seconds = 10;
-  std::string offline_list;  // plan: the CSV; empty: a running job's plan
+  double interval_seconds = 2;  // top
+  int count = 0;                // top: samples; 0: until interrupted
+  std::string offline_list;     // plan: the CSV; empty: a running job's plan
   OfflineOptions offline;
   std::vector<std::string> operands;  // plan [JOB]; snapshot JOB DIRECTORY
 };

@@ -245,14 +245,17 @@ std::string ClusterJson(const ClusterStatus& cluster) {
                             {"world_size", job.world_size},
                             {"items", job.items},
                             {"daemon", job.daemon},
-                            {"orphaned", job.orphaned}});
+                            {"orphaned", job.orphaned},
+                            {"imbalance", job.imbalance}});
   }
+  json["coordinator"] = cluster.coordinator;
   return Dump(json);
 }
 
 std::string ClusterText(const ClusterStatus& cluster) {
-  std::string text = StrFormat("muond-coordinator %s (protocol %s)\n\n", cluster.version.build,
-                               Protocol(cluster.version));
+  std::string text = StrFormat(
+      "muond-coordinator %s (protocol %s)%s\n\n", cluster.version.build, Protocol(cluster.version),
+      cluster.coordinator.empty() ? "" : ", leads: " + cluster.coordinator);
   TextTable daemons({"daemon", "endpoint", "version", "devices", "heartbeat", "state"});
   for (const DaemonEntry& daemon : cluster.daemons) {
     daemons.Add({daemon.daemon, daemon.endpoint, daemon.build,
@@ -261,10 +264,23 @@ std::string ClusterText(const ClusterStatus& cluster) {
                  daemon.draining ? "draining" : "serving"});
   }
   text += cluster.daemons.empty() ? "no daemons\n" : daemons.ToText();
-  TextTable jobs({"job", "id", "ranks", "items", "incarnation", "epoch", "daemon", "state"});
+  TextTable devices({"daemon", "device", "name", "architecture", "free", "of"});
+  bool any = false;
+  for (const DaemonEntry& daemon : cluster.daemons) {
+    for (const DeviceSpec& device : daemon.devices) {
+      any = true;
+      devices.Add({daemon.daemon.substr(0, 8), StrFormat("%d", device.ordinal), device.name,
+                   device.architecture, BytesText(device.memory_free_bytes),
+                   BytesText(device.memory_bytes)});
+    }
+  }
+  if (any) text += "\n" + devices.ToText();
+  TextTable jobs(
+      {"job", "id", "ranks", "items", "incarnation", "epoch", "imbalance", "daemon", "state"});
   for (const JobEntry& job : cluster.jobs) {
     jobs.Add({job.name, Hex(job.job), StrFormat("%d", job.world_size), StrFormat("%d", job.items),
-              StrFormat("%d", job.incarnation), StrFormat("%d", job.epoch), job.daemon,
+              StrFormat("%d", job.incarnation), StrFormat("%d", job.epoch),
+              job.imbalance > 0 ? StrFormat("%.4f", job.imbalance) : "-", job.daemon,
               job.orphaned ? "orphaned" : "running"});
   }
   return text + "\n" + (cluster.jobs.empty() ? "no jobs\n" : jobs.ToText());

@@ -62,6 +62,13 @@ void AddDaemonChecks(const Facts& facts, std::vector<Check>* checks) {
          low ? "less than 5 % is free: the next attach may be refused; end a job, or add a device"
              : ""});
   }
+  const bool silent = daemon.coordinator_silence_ms > 30'000;
+  checks->push_back(
+      {"coordinator", silent ? Finding::kWarning : Finding::kOk,
+       StrFormat("%s, heard %.1f s ago", daemon.coordinator.empty() ? "?" : daemon.coordinator,
+                 static_cast<double>(daemon.coordinator_silence_ms) / 1e3),
+       silent ? "steps go on and new jobs wait: start it, or see why nobody leads (muonctl cluster)"
+              : ""});
   if (daemon.stepper_starts > 1) {
     checks->push_back({"stepper", Finding::kWarning,
                        StrFormat("was started %d times", daemon.stepper_starts),

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "proto/stubs/stub_options.h"
 #include "proto/types/daemon_calls.h"
 
 namespace muond {
@@ -45,7 +46,7 @@ struct Check {
 };
 
 std::vector<Check> Diagnose(const Facts& facts);
-Facts GatherFacts(const std::string& endpoint, double timeout_seconds);
+Facts GatherFacts(const std::string& endpoint, const StubOptions& options);
 
 std::string DoctorJson(const std::vector<Check>& checks);
 std::string DoctorText(const std::vector<Check>& checks);

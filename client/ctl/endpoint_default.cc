@@ -15,4 +15,18 @@ std::string DefaultEndpoint() {
   return "unix:/tmp/muond-" + std::to_string(geteuid()) + "/grpc.sock";
 }
 
+TlsOptions DefaultTls(TlsOptions given) {
+  const auto fill = [](const char* name, std::string* field) {
+    const char* const value = std::getenv(name);
+    if (field->empty() && value != nullptr) *field = value;
+  };
+  fill("MUOND_TLS_CA", &given.ca);
+  fill("MUOND_TLS_CERT", &given.cert);
+  fill("MUOND_TLS_KEY", &given.key);
+  std::string plain;
+  fill("MUOND_PLAIN_TCP", &plain);
+  given.plain_tcp |= plain == "1" || plain == "true";
+  return given;
+}
+
 }  // namespace muond

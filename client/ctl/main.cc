@@ -1,4 +1,6 @@
 // muonctl: looks at and steers a muond daemon. Parses, calls, prints; what is printed is made in the other files.
+#include <unistd.h>
+
 #include <cstdio>
 #include <string>
 #include <utility>
@@ -12,6 +14,7 @@
 #include "client/ctl/doctor.h"
 #include "client/ctl/endpoint_default.h"
 #include "client/ctl/offline_plan.h"
+#include "client/ctl/top.h"
 #include "proto/stubs/coordinator_stub.h"
 #include "proto/stubs/daemon_stub.h"
 
@@ -87,8 +90,18 @@ int PrintCluster(const CommandLine& line, const std::string& endpoint, const Stu
   return Print(line.json ? ClusterJson(*cluster) : ClusterText(*cluster));
 }
 
-int Diagnose(const CommandLine& line, const std::string& endpoint) {
-  const std::vector<Check> checks = Diagnose(GatherFacts(endpoint, line.timeout_seconds));
+int Top(const CommandLine& line, const std::string& endpoint, const StubOptions& options) {
+  TopOptions top;
+  top.interval = absl::Seconds(line.interval_seconds);
+  top.count = line.count;
+  top.clear = isatty(STDOUT_FILENO) != 0;
+  const absl::Status status = RunTop(endpoint, options, top);
+  if (absl::IsInvalidArgument(status)) return Misused(status);
+  return status.ok() ? kCtlOk : Fail(status);
+}
+
+int Diagnose(const CommandLine& line, const std::string& endpoint, const StubOptions& options) {
+  const std::vector<Check> checks = Diagnose(GatherFacts(endpoint, options));
   Print(line.json ? DoctorJson(checks) : DoctorText(checks));
   return HasProblem(checks) ? kCtlAttention : kCtlOk;
 }
@@ -114,9 +127,11 @@ int Main(const std::vector<std::string>& arguments) {
   }
   if (!line->offline_list.empty()) return PrintOfflinePlan(*line);
   const std::string endpoint = line->endpoint.empty() ? DefaultEndpoint() : line->endpoint;
-  if (line->command == Command::kDoctor) return Diagnose(*line, endpoint);
   StubOptions options;
   options.timeout = absl::Seconds(line->timeout_seconds);
+  options.tls = DefaultTls(line->tls);
+  if (line->command == Command::kDoctor) return Diagnose(*line, endpoint, options);
+  if (line->command == Command::kTop) return Top(*line, endpoint, options);
   if (line->command == Command::kCluster) return PrintCluster(*line, endpoint, options);
   const auto stub = DaemonStub::Create(endpoint, options);
   if (!stub.ok()) return Misused(stub.status());

@@ -40,15 +40,13 @@ uint64_t Limit(rlim_t limit) {
   return limit == RLIM_INFINITY ? std::numeric_limits<uint64_t>::max() : limit;
 }
 
-void AskDaemon(const std::string& endpoint, double timeout_seconds, Facts* facts) {
+void AskDaemon(const std::string& endpoint, const StubOptions& options, Facts* facts) {
   if (IsUnixEndpoint(endpoint)) {
     const std::string path(SocketPathOf(endpoint));
     std::error_code code;
     facts->socket_exists = std::filesystem::is_socket(path, code);
     facts->socket_usable = access(path.c_str(), R_OK | W_OK) == 0;
   }
-  StubOptions options;
-  options.timeout = absl::Seconds(timeout_seconds);
   const auto stub = DaemonStub::Create(endpoint, options);
   if (!stub.ok()) {
     facts->reached = stub.status();
@@ -109,10 +107,10 @@ void LookAtGpus(Facts* facts) {
 
 }  // namespace
 
-Facts GatherFacts(const std::string& endpoint, double timeout_seconds) {
+Facts GatherFacts(const std::string& endpoint, const StubOptions& options) {
   Facts facts;
   facts.endpoint = endpoint;
-  AskDaemon(endpoint, timeout_seconds, &facts);
+  AskDaemon(endpoint, options, &facts);
   LookAtMachine(&facts);
   LookAtGpus(&facts);
   return facts;

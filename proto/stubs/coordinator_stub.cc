@@ -3,12 +3,12 @@
 #include <utility>
 
 #include "muond/v1/coordinator.grpc.pb.h"
-#include "proto/stubs/caller.h"
+#include "proto/stubs/fleet.h"
 #include "proto/types/convert.h"
 
 namespace muond {
 
-struct CoordinatorStub::Impl : Caller<v1::Coordinator> {};
+struct CoordinatorStub::Impl : Fleet<v1::Coordinator> {};
 
 CoordinatorStub::CoordinatorStub(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 CoordinatorStub::~CoordinatorStub() = default;
@@ -22,6 +22,7 @@ absl::StatusOr<std::unique_ptr<CoordinatorStub>> CoordinatorStub::Create(
 }
 
 const std::string& CoordinatorStub::endpoint() const { return impl_->peer.endpoint; }
+std::string CoordinatorStub::answering() const { return impl_->answering(); }
 
 absl::StatusOr<RegisterReply> CoordinatorStub::Register(const RegisterCall& call,
                                                         absl::Duration timeout) {

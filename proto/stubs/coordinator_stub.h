@@ -17,7 +17,8 @@ namespace muond {
 
 class CoordinatorStub {
  public:
-  // INVALID_ARGUMENT for an endpoint that is none. Does not connect yet.
+  // `endpoint`: one, or several with commas between, of which one leads and the others stand by: a call is made until one
+  // answers, and may then have been made more than once. INVALID_ARGUMENT for an endpoint that is none. Does not connect yet.
   static absl::StatusOr<std::unique_ptr<CoordinatorStub>> Create(std::string_view endpoint,
                                                                  const StubOptions& options = {});
   ~CoordinatorStub();
@@ -25,6 +26,7 @@ class CoordinatorStub {
   CoordinatorStub& operator=(const CoordinatorStub&) = delete;
 
   const std::string& endpoint() const;
+  std::string answering() const;  // the one of them that answered last
 
   absl::StatusOr<RegisterReply> Register(const RegisterCall& call, absl::Duration timeout = {});
   absl::StatusOr<HeartbeatReply> Heartbeat(const HeartbeatCall& call, absl::Duration timeout = {});

@@ -1,5 +1,6 @@
 #include "proto/stubs/endpoint.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "absl/strings/str_format.h"
@@ -59,6 +60,18 @@ absl::StatusOr<std::string> CanonicalEndpoint(std::string_view endpoint) {
         absl::StrFormat("endpoint '%s' is neither unix:/path nor host:port", Shown(endpoint)));
   }
   return std::string(endpoint);
+}
+
+absl::StatusOr<std::vector<std::string>> SplitEndpoints(std::string_view list) {
+  std::vector<std::string> endpoints;
+  for (size_t at = 0; at <= list.size();) {
+    const size_t end = std::min(list.find(',', at), list.size());
+    absl::StatusOr<std::string> endpoint = CanonicalEndpoint(list.substr(at, end - at));
+    if (!endpoint.ok()) return endpoint.status();
+    endpoints.push_back(*std::move(endpoint));
+    at = end + 1;
+  }
+  return endpoints;
 }
 
 }  // namespace muond

@@ -153,6 +153,7 @@ absl::StatusOr<CreateJobReply> FromProto(const v1::CreateJobResponse& message) {
 
 void ToProto(const ClusterStatus& value, v1::GetClusterResponse* message) {
   ToProto(value.version, message->mutable_version());
+  message->set_coordinator(value.coordinator);
   for (const DaemonEntry& daemon : value.daemons) ToProto(daemon, message->add_daemons());
   for (const JobEntry& job : value.jobs) {
     v1::JobEntry* out = message->add_jobs();
@@ -164,6 +165,7 @@ void ToProto(const ClusterStatus& value, v1::GetClusterResponse* message) {
     out->set_items(job.items);
     out->set_daemon(job.daemon);
     out->set_orphaned(job.orphaned);
+    out->set_imbalance(job.imbalance);
   }
 }
 
@@ -174,6 +176,7 @@ absl::StatusOr<ClusterStatus> FromProto(const v1::GetClusterResponse& message) {
   }
   ClusterStatus value;
   value.version = FromProto(message.version());
+  value.coordinator = message.coordinator();
   for (const v1::DaemonEntry& in : message.daemons()) {
     absl::StatusOr<DaemonEntry> daemon = FromProto(in);
     if (!daemon.ok()) return daemon.status();
@@ -181,7 +184,7 @@ absl::StatusOr<ClusterStatus> FromProto(const v1::GetClusterResponse& message) {
   }
   for (const v1::JobEntry& job : message.jobs()) {
     value.jobs.push_back({job.job_id(), job.name(), job.incarnation(), job.epoch(),
-                          job.world_size(), job.items(), job.daemon(), job.orphaned()});
+                          job.world_size(), job.items(), job.daemon(), job.orphaned(), job.imbalance()});
   }
   return value;
 }

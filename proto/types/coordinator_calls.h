@@ -65,11 +65,13 @@ struct JobEntry {
   int64_t items = 0;
   std::string daemon;
   bool orphaned = false;  // its daemon has lost its lease
+  double imbalance = 0;   // of its plan; 0: not said
 };
 struct ClusterStatus {
   ProtocolVersion version;
   std::vector<DaemonEntry> daemons;
   std::vector<JobEntry> jobs;
+  std::string coordinator;  // the endpoint of the one that leads; empty: it does not say
 };
 
 }  // namespace muond

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "proto/types/convert.h"
 #include "proto/types/limits.h"
 #include "server/observe/log.h"
@@ -200,6 +201,13 @@ absl::StatusOr<JobRecord> Coordinator::Admit(const CreateJobCall& call, absl::Ti
   return record;
 }
 
+absl::StatusOr<Planned> Coordinator::MakeTimedPlan(const PlannerInput& request) {
+  const absl::Time begin = absl::Now();
+  absl::StatusOr<Planned> planned = MakePlan(request, options_.models);
+  options_.planned(absl::Now() - begin);
+  return planned;
+}
+
 absl::StatusOr<CreateJobReply> Coordinator::CreateJob(const CreateJobCall& call, absl::Time now) {
   absl::MutexLock planning(&planning_);
   JobRecord record;
@@ -216,7 +224,7 @@ absl::StatusOr<CreateJobReply> Coordinator::CreateJob(const CreateJobCall& call,
   }
   const Plan* const previous = record.plans.empty() ? nullptr : record.plans.rbegin()->second.get();
   absl::StatusOr<Planned> planned =
-      MakePlan({&record.manifest, record.ranks, devices, previous, epoch}, options_.models);
+      MakeTimedPlan({&record.manifest, record.ranks, devices, previous, epoch});
   if (!planned.ok()) return planned.status();
   record.plans[epoch] = std::make_shared<const Plan>(planned->plan);
   while (record.plans.size() > kPlansKept) record.plans.erase(record.plans.begin());
@@ -262,9 +270,8 @@ absl::Status Coordinator::Replan(const std::string& daemon) {
   }
   for (JobRecord& record : records) {
     ++epoch;
-    absl::StatusOr<Planned> planned = MakePlan(
-        {&record.manifest, record.ranks, devices, record.plans.rbegin()->second.get(), epoch},
-        options_.models);
+    absl::StatusOr<Planned> planned = MakeTimedPlan(
+        {&record.manifest, record.ranks, devices, record.plans.rbegin()->second.get(), epoch});
     if (!planned.ok()) return planned.status();
     record.plans[epoch] = std::make_shared<const Plan>(std::move(planned->plan));
     while (record.plans.size() > kPlansKept) record.plans.erase(record.plans.begin());

@@ -30,6 +30,7 @@ struct CoordinatorOptions {
   absl::Duration lease = absl::Seconds(10);
   absl::Duration orphan_lease = absl::Hours(1);
   CostModels models;
+  std::function<void(absl::Duration took)> planned = [](absl::Duration) {};  // after each plan
   std::function<uint64_t()> mint;  // random 64-bit numbers; empty: the system's
 };
 
@@ -58,6 +59,7 @@ class Coordinator {
   Coordinator(std::unique_ptr<Store> store, CoordinatorOptions options);
 
   absl::Status Load(absl::Time now);
+  absl::StatusOr<Planned> MakeTimedPlan(const PlannerInput& request);
   std::string MintDaemon();
   std::vector<uint64_t> NotHeld(const std::string& daemon, const RegisterCall& call)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

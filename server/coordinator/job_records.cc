@@ -65,7 +65,8 @@ JobEntry EntryOf(const JobRecord& record) {
           record.manifest.world_size,
           static_cast<int64_t>(plan.items.size()),
           record.daemon,
-          record.orphaned != absl::InfiniteFuture()};
+          record.orphaned != absl::InfiniteFuture(),
+          plan.imbalance};
 }
 
 void AddPlanPuts(const JobRecord& record, std::vector<Change>* changes) {

@@ -7,8 +7,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "proto/stubs/endpoint.h"
 #include "server/observe/fail_point.h"
 #include "server/observe/option_rows.h"
+#include "server/observe/tls_rows.h"
 
 namespace muond {
 namespace {
@@ -29,30 +32,32 @@ OptionRow Microseconds(std::string name, std::string help, absl::Duration* field
 constexpr const char* kBackends[] = {"auto", "cpu", "cuda"};
 
 std::vector<OptionRow> Rows(Config* c) {
-  const auto optional_loopback = [](const std::string& text) {
-    return text.empty() ? absl::OkStatus() : CheckLoopback(text);
+  const auto optional_address = [](const std::string& text) {
+    return text.empty() ? absl::OkStatus() : HostOf(text).status();
   };
   const auto metrics_address = [](const std::string& text) {
     return text == "auto" || text == "off" ? absl::OkStatus() : HostOf(text).status();
   };
-  return {
+  std::vector<OptionRow> rows = {
       LineOption(
           "socket_dir", "DIRECTORY",
           "Where the sockets are. Created with mode 0700; one daemon per directory. Default: "
           "$XDG_RUNTIME_DIR/muond, "
           "or /tmp/muond-UID.",
           &c->socket_dir),
-      LineOption(
-          "listen_tcp", "HOST:PORT",
-          "A TCP door for gRPC beside the Unix socket, on loopback only. Port 0 takes a free one.",
-          &c->listen_tcp, optional_loopback),
+      LineOption("listen_tcp", "HOST:PORT",
+                 "A TCP door for gRPC beside the Unix socket; beyond loopback with TLS. Port 0 "
+                 "takes a free "
+                 "one.",
+                 &c->listen_tcp, optional_address),
       LineOption("metrics_listen", "HOST:PORT",
                  "Where /metrics, /healthz, /readyz and /status are, on loopback only. auto: "
                  "127.0.0.1:9478, or any free port "
                  "with --standalone. off: nowhere.",
                  &c->metrics_listen, metrics_address),
       LineOption("coordinator", "ENDPOINT",
-                 "gRPC endpoint of the coordinator; embedded: one inside this daemon.",
+                 "gRPC endpoint of the coordinator, or of several that stand by for one another, with "
+                 "commas between; embedded: one inside this daemon.",
                  &c->coordinator,
                  [](const std::string& text) {
                    return text.empty()
@@ -144,6 +149,9 @@ std::vector<OptionRow> Rows(Config* c) {
       SwitchOption("stepper", "", &c->stepper, true),
       WholeOption("stepper_starts", "COUNT", "", &c->stepper_starts, 0, 1 << 30, true),
   };
+  const std::vector<OptionRow> tls = TlsRows(&c->tls);
+  rows.insert(rows.begin() + 2, tls.begin(), tls.end());  // after the TCP door
+  return rows;
 }
 
 std::string DefaultSocketDirectory(const std::map<std::string, std::string>& environment) {
@@ -160,6 +168,16 @@ absl::Status CheckTogether(const Config& config) {
   if (config.lifeline_fd >= 0 && config.lifeline_fd == config.ready_fd) {
     return absl::InvalidArgumentError(absl::StrCat(
         "lifeline_fd and ready_fd are both ", config.lifeline_fd, "; two descriptors are needed"));
+  }
+  // A restarted stepper serves its jobs whatever has become of the files meanwhile.
+  if (config.stepper) return absl::OkStatus();
+  if (auto status = CheckDoorTls(config.listen_tcp, config.tls, absl::Now()); !status.ok())
+    return status;
+  if (config.coordinator == "embedded") return absl::OkStatus();
+  const auto coordinators = SplitEndpoints(config.coordinator);
+  if (!coordinators.ok()) return coordinators.status();
+  for (const std::string& endpoint : *coordinators) {
+    if (auto status = CheckCallTls(endpoint, config.tls, absl::Now()); !status.ok()) return status;
   }
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "proto/stubs/tls_options.h"
 #include "server/observe/option_table.h"
 
 namespace muond {
@@ -18,7 +19,8 @@ enum class BackendChoice : uint8_t { kAuto = 0, kCpu = 1, kCuda = 2 };
 
 struct Config {
   std::string socket_dir;                // never empty once read
-  std::string listen_tcp;                // loopback "host:port"; empty: the Unix socket alone
+  std::string listen_tcp;                // "host:port"; empty: the Unix socket alone
+  TlsOptions tls;                        // of that door, and of calls to other TCP endpoints
   std::string metrics_listen = "auto";   // "host:port", "auto" or "off"
   std::string coordinator = "embedded";  // or its gRPC endpoint
   // Where the daemon's id and the embedded coordinator's catalogue are; empty: in socket_dir, where they end with the daemon.

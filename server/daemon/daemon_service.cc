@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "muond/v1/daemon.grpc.pb.h"
+#include "proto/stubs/credentials.h"
 #include "proto/stubs/grpc_status.h"
 #include "proto/types/convert.h"
 #include "proto/types/limits.h"
@@ -216,7 +217,8 @@ class GrpcDoorImpl final : public GrpcDoor {
                                0);  // or two daemons would share a port without a word
     builder.AddListeningPort(unix_endpoint(), grpc::InsecureServerCredentials());
     if (!options_.tcp.empty())
-      builder.AddListeningPort(options_.tcp, grpc::InsecureServerCredentials(), &tcp_port_);
+      builder.AddListeningPort(options_.tcp, DoorCredentials(options_.tcp, options_.tls),
+                               &tcp_port_);
     builder.RegisterService(&service_);
     for (grpc::Service* service : options_.more_services) builder.RegisterService(service);
     server_ = builder.BuildAndStart();

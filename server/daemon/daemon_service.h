@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "proto/stubs/tls_options.h"
 #include "server/daemon/commands.h"
 
 namespace grpc {
@@ -22,7 +23,8 @@ namespace muond {
 struct GrpcDoorOptions {
   DaemonCommands* commands = nullptr;  // outlives the door
   std::string unix_path;               // a stale socket there is replaced
-  std::string tcp;                     // "host:port" or empty; any local user can reach it
+  std::string tcp;                     // "host:port" or empty
+  TlsOptions tls;                      // of the TCP door
   std::string keeper_socket;           // told to ranks that attach
   std::string frame_socket;
   absl::Duration join_timeout = absl::Minutes(5);

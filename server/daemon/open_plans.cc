@@ -29,7 +29,7 @@ absl::StatusOr<std::unique_ptr<Plans>> OpenPlans(const Config& config, const Bac
     if (!link.ok()) return link.status();
     options.link = *std::move(link);
   } else {
-    auto link = ConnectCoordinator(config.coordinator);
+    auto link = ConnectCoordinator(config.coordinator, config.tls);
     if (!link.ok()) return link.status();
     options.link = *std::move(link);
   }

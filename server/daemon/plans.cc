@@ -31,6 +31,7 @@ class RemoteLink final : public CoordinatorLink {
   absl::StatusOr<CreateJobReply> CreateJob(const CreateJobCall& call) override {
     return stub_->CreateJob(call, kPlanWithin);
   }
+  std::string answering() override { return stub_->answering(); }
   absl::Status EndJob(uint64_t job, const std::string& reason) override {
     return stub_->EndJob(job, reason);
   }
@@ -62,6 +63,7 @@ class PlansImpl final : public Plans, public PlanSource {
 
   PlanSource& source() override { return *this; }
   std::string daemon() const override { return daemon_; }
+  std::string answering() const override { return options_.link->answering(); }
   std::vector<grpc::Service*> services() override { return options_.link->services(); }
   absl::Duration heartbeat_age() const override {
     absl::MutexLock lock(&mutex_);
@@ -87,8 +89,10 @@ class PlansImpl final : public Plans, public PlanSource {
       call.job = adopted.job_id;
       call.incarnation = adopted.incarnation;
       auto reply = options_.link->CreateJob(call);
-      // The lease has run out since the last heartbeat.
-      if (absl::IsNotFound(reply.status()) && Register().ok())
+      // The lease has run out since the last heartbeat; or a coordinator entered the job and was gone before its answer came,
+      // and its successor knows the job: a registration ends what this daemon does not hold.
+      if ((absl::IsNotFound(reply.status()) || absl::IsAlreadyExists(reply.status())) &&
+          Register().ok())
         reply = options_.link->CreateJob(call);
       if (!reply.ok()) return done(reply.status());
       held_.insert(reply->job);
@@ -223,8 +227,11 @@ class PlansImpl final : public Plans, public PlanSource {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CoordinatorLink>> ConnectCoordinator(const std::string& endpoint) {
-  auto stub = CoordinatorStub::Create(endpoint);
+absl::StatusOr<std::unique_ptr<CoordinatorLink>> ConnectCoordinator(const std::string& endpoint,
+                                                                    const TlsOptions& tls) {
+  StubOptions options;
+  options.tls = tls;
+  auto stub = CoordinatorStub::Create(endpoint, options);
   if (!stub.ok()) return stub.status();
   return std::make_unique<RemoteLink>(*std::move(stub));
 }

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/runtime/backend.h"
+#include "proto/stubs/tls_options.h"
 #include "proto/types/coordinator_calls.h"
 #include "server/daemon/kept_id.h"
 #include "server/daemon/plan_source.h"
@@ -30,11 +31,14 @@ class CoordinatorLink {
   virtual absl::StatusOr<HeartbeatReply> Heartbeat(const HeartbeatCall& call) = 0;
   virtual absl::StatusOr<CreateJobReply> CreateJob(const CreateJobCall& call) = 0;
   virtual absl::Status EndJob(uint64_t job, const std::string& reason) = 0;
+  // The endpoint that answered last, of several; empty: as configured.
+  virtual std::string answering() { return ""; }
   // What of the coordinator the daemon's own door serves; borrowed, may be empty.
   virtual std::vector<grpc::Service*> services() { return {}; }
 };
 
-absl::StatusOr<std::unique_ptr<CoordinatorLink>> ConnectCoordinator(const std::string& endpoint);
+absl::StatusOr<std::unique_ptr<CoordinatorLink>> ConnectCoordinator(const std::string& endpoint,
+                                                                    const TlsOptions& tls);
 
 struct PlansOptions {
   std::unique_ptr<CoordinatorLink> link;
@@ -55,6 +59,7 @@ class Plans {
   virtual ~Plans() = default;  // stops
   virtual PlanSource& source() = 0;
   virtual std::string daemon() const = 0;
+  virtual std::string answering() const = 0;  // as CoordinatorLink's
   virtual absl::Duration heartbeat_age() const = 0;
   virtual std::vector<grpc::Service*> services() = 0;
   virtual void SetDraining(bool draining) = 0;

@@ -101,6 +101,7 @@ class Stepper {
     grpc_->SetServing(true);
     Log(Severity::kInfo, "daemon.serving",
         {{"endpoint", grpc_->unix_endpoint()},
+         {"tcp", grpc_->tcp_endpoint()},
          {"metrics", http_ == nullptr ? "" : http_->endpoint()},
          {"backend", backend_.name},
          {"devices", backend_.backend->devices().size()},
@@ -124,6 +125,7 @@ class Stepper {
     options.commands = loop_.get();
     options.unix_path = directory(kGrpcSocketName);
     options.tcp = config_.listen_tcp;
+    options.tls = config_.tls;
     options.keeper_socket = directory(kKeeperSocketName);
     options.frame_socket = directory(kFrameSocketName);
     options.join_timeout = config_.join_timeout;
@@ -157,7 +159,7 @@ class Stepper {
         return absl::InvalidArgumentError(
             absl::StrCat("metrics_listen: no port in ", config_.metrics_listen));
       }
-      options.pages = IsLoopback(*host);
+      options.pages = IsLoopbackEndpoint(config_.metrics_listen);
       options.host = *std::move(host);
     }
     if (options.port != 0) return HttpDoor::Open(std::move(options));
@@ -203,7 +205,8 @@ class Stepper {
     report->endpoint = "unix:" + directory(kGrpcSocketName);
     report->metrics_endpoint = metrics_endpoint_;
     report->daemon = plans_->daemon();
-    report->coordinator = config_.coordinator;
+    report->coordinator = plans_->answering();
+    if (report->coordinator.empty()) report->coordinator = config_.coordinator;
     report->coordinator_heartbeat_age_seconds = absl::ToDoubleSeconds(plans_->heartbeat_age());
     report->uptime_seconds = absl::ToDoubleSeconds(absl::Now() - started_);
   }

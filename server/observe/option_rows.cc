@@ -79,19 +79,6 @@ absl::StatusOr<std::string> HostOf(const std::string& host_and_port) {
   return host_and_port.substr(0, colon);
 }
 
-bool IsLoopback(const std::string& host) {
-  return host == "localhost" || host == "[::1]" || host.rfind("127.", 0) == 0;
-}
-
-absl::Status CheckLoopback(const std::string& host_and_port) {
-  const auto host = HostOf(host_and_port);
-  if (!host.ok()) return host.status();
-  if (IsLoopback(*host)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "host \"", *host,
-      "\" is not loopback (127.x.y.z, [::1] or localhost); there is no TLS to protect others"));
-}
-
 std::optional<int> AnswerAction(Action action, const std::string& version,
                                 const std::string& text) {
   switch (action) {

@@ -42,10 +42,6 @@ OptionRow WholeOption(std::string name, std::string value, std::string help, T* 
 
 // INVALID_ARGUMENT unless "host:port" with a port from 0 to 65535.
 absl::StatusOr<std::string> HostOf(const std::string& host_and_port);
-bool IsLoopback(const std::string& host);  // 127.x.y.z, [::1] or localhost
-// INVALID_ARGUMENT unless "host:port" with a loopback host: there is no TLS yet, so no door that changes or names anything
-// listens beyond this machine.
-absl::Status CheckLoopback(const std::string& host_and_port);
 
 // Prints what a call asks for that does not run; the exit code then. `version`: "muond 0.1.0 (protocol 1.0)".
 std::optional<int> AnswerAction(Action action, const std::string& version, const std::string& text);

@@ -188,7 +188,7 @@ TEST_F(CoordinatorProcessTest, WrongOptionsAreExitStatusTwoWithTheReason) {
   EXPECT_EQ(Wait(Spawn({"--lease-ms", "5"})), 2);
   EXPECT_THAT(Log(), HasSubstr("a whole number from 100 to 3600000"));
   EXPECT_EQ(Wait(Spawn({"--listen", "0.0.0.0:7000"})), 2);
-  EXPECT_THAT(Log(), HasSubstr("\"0.0.0.0\" is not loopback"));
+  EXPECT_THAT(Log(), HasSubstr("0.0.0.0:7000 is beyond this machine"));
   EXPECT_EQ(Wait(Spawn({"--listen", "unix:/" + std::string(200, 'x')})), 2);
   EXPECT_EQ(Wait(Spawn({"--check-config", "--listen", endpoint_})), 0);
   EXPECT_EQ(Wait(Spawn({"--help"})), 0);

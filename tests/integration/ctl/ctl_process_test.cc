@@ -45,6 +45,14 @@ class CtlProcessTest : public ::testing::Test {
   std::unique_ptr<RealJob> job_;
 };
 
+TEST_F(CtlProcessTest, TopLooksAgainAndAgain) {
+  const Ran ran = Ctl({"top", "--count=2", "--interval=0.05"});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(CountOf(ran.out, "muonctl top"), 2) << ran.out;
+  EXPECT_THAT(ran.out, AllOf(HasSubstr("job "), HasSubstr("running"), HasSubstr("0.0")));
+  EXPECT_EQ(RunProgram({MUONCTL, "top", "--count=1", "--endpoint=unix:/nowhere.sock"}).code, 3);
+}
+
 TEST_F(CtlProcessTest, StatusTellsProgramsEverything) {
   const Json status = CtlJson({"status"});
   EXPECT_EQ(status["keeper_pid"], daemon_.process().pid());

@@ -17,7 +17,7 @@ import sys
 import time
 import unittest
 
-from cluster import DASHBOARD, RULES, Cluster, Daemon, Prometheus, eventually, train
+from cluster import DASHBOARD, RULES, Cluster, Daemon, Leaderless, Prometheus, eventually, train
 
 PATIENCE = 180.0  # seconds that a loaded machine may take; an idle one needs a third
 
@@ -53,6 +53,7 @@ class AlertsTest(unittest.TestCase):
             os.environ["COORDINATOR_BIN"], "--listen", coordinator, log="coordinator")
         if not eventually(lambda: "coordinator.serving" in cluster.log("coordinator"), PATIENCE):
             raise AssertionError(cluster.log("coordinator"))
+        cls.leaderless = Leaderless(cluster)
         muted = open("/dev/full", "wb")  # noqa: SIM115
         cls.addClassCleanup(muted.close)
         # healthy: left alone. The others: named for what happens to them.
@@ -92,6 +93,7 @@ class AlertsTest(unittest.TestCase):
             raise AssertionError(cluster.log("full"))
         cluster.fork_job("job-full", lambda: train(full.endpoint, width=128))
         ports = {name: daemon.port for name, daemon in cls.daemons.items()}
+        ports["leaderless"] = cls.leaderless.port
         cls.prometheus = Prometheus(
             cluster, {n: p for n, p in ports.items() if n != "hanging"}, {"hanging": ports["hanging"]})
         if not eventually(cls.prometheus.serves, PATIENCE):
@@ -117,6 +119,7 @@ class AlertsTest(unittest.TestCase):
         os.kill(self.orphan, signal.SIGKILL)
         os.waitpid(self.orphan, 0)
         self.coordinator.kill()
+        self.leaderless.etcd.kill()
         for name in ("mute", "poisoned"):
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
                 stranger.connect(str(daemons[name].directory / "frames.sock"))
@@ -149,6 +152,8 @@ class AlertsTest(unittest.TestCase):
             ("MuondDraining", "frozen"),
             ("MuondJobOrphaned", "bereft"),
             ("MuondCoordinatorAway", "severed"),
+            ("MuondNoLeader", ""),
+            ("MuondCertificateEnds", "leaderless"),
             ("MuondFramesRefused", "poisoned"),
             ("MuondTelemetryDropped", "mute"),
             ("MuondStepsVoid", "poisoned"),
@@ -201,8 +206,8 @@ class AlertsTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if shutil.which("prometheus") is None:
-        print("SKIPPED: prometheus is not installed (Debian package prometheus)")
+    if any(shutil.which(program) is None for program in ("prometheus", "etcd", "openssl")):
+        print("SKIPPED: prometheus, etcd or openssl is not installed (Debian packages prometheus, etcd-server, openssl)")
         sys.exit(77)
     try:
         import torch  # noqa: F401

@@ -144,6 +144,32 @@ class Daemon:
         return json.loads(self.page("/status.json"))["stepper_pid"]
 
 
+class Leaderless:
+    """A coordinator around an etcd of its own, with a certificate that ends tomorrow. It leads until etcd is killed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.port = free_port()
+        here = cluster.scratch / "leaderless"
+        here.mkdir()
+        # etcd makes its sockets in its working directory, named as the URLs' host and port.
+        self.etcd = cluster.start(
+            "etcd", "--name", "a", "--data-dir", "data", "--listen-client-urls", "unix://c:1", "--advertise-client-urls",
+            "unix://c:1", "--listen-peer-urls", "unix://p:1", "--initial-advertise-peer-urls", "unix://p:1",
+            "--initial-cluster", "a=unix://p:1", log="etcd", cwd=here)
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+             "-subj", "/CN=leaderless", "-keyout", here / "key.pem", "-out", here / "cert.pem"],
+            capture_output=True, timeout=60, check=True)
+        if not eventually((here / "c:1").exists, 60):
+            raise AssertionError(cluster.log("etcd"))
+        self.process = cluster.start(
+            os.environ["COORDINATOR_BIN"], f"--listen=127.0.0.1:{free_port()}", f"--etcd=unix:{here}/c:1",
+            f"--metrics-listen=127.0.0.1:{self.port}", f"--tls-cert={here}/cert.pem", f"--tls-key={here}/key.pem",
+            f"--tls-ca={here}/cert.pem", log="leaderless")
+        if not eventually(lambda: "coordinator.leads " in cluster.log("leaderless"), 60):
+            raise AssertionError(cluster.log("leaderless"))
+
+
 class Prometheus:
     """Debian's Prometheus over some daemons, with the project's own rules scaled."""
 

@@ -54,6 +54,17 @@ TEST(SettingsTest, ValuesThatCannotBeAreErrorsWithTheBounds) {
   EXPECT_THAT(ErrorOf({"--config=/nowhere.yaml"}), HasSubstr("/nowhere.yaml"));
   EXPECT_THAT(ErrorOf({"--config=/tmp"}), HasSubstr("/tmp"));
   EXPECT_THAT(ErrorOf({"store.db"}), HasSubstr("\"store.db\""));
+  EXPECT_THAT(ErrorOf({"--leader-ttl-s=1"}), HasSubstr("from 2 to 60"));
+  EXPECT_THAT(ErrorOf({"--etcd-prefix=muond"}), HasSubstr("slash"));
+  EXPECT_THAT(ErrorOf({"--metrics-listen=here"}), HasSubstr("HOST:PORT"));
+}
+
+TEST(SettingsTest, OptionsThatDoNotGoTogetherAreErrors) {
+  EXPECT_THAT(ErrorOf({"--etcd=127.0.0.1:2379", "--store=/tmp/x.db"}), HasSubstr("exclude"));
+  EXPECT_THAT(ErrorOf({"--etcd-tls-ca=/x"}), HasSubstr("etcd, whose they are"));
+  EXPECT_THAT(ErrorOf({"--etcd=etcd-0:2379"}), HasSubstr("etcd_tls_ca"));
+  EXPECT_THAT(ErrorOf({"--etcd=127.0.0.1:1,nothing"}), HasSubstr("'nothing'"));
+  EXPECT_EQ(ErrorOf({"--etcd=127.0.0.1:1,127.0.0.1:2"}), "");
 }
 
 TEST(SettingsTest, WhatIsPrintedCanBeReadBack) {
