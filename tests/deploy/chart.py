@@ -23,6 +23,8 @@ OPERATOR_SPECS = {
     "PodMonitor": {"jobLabel", "selector", "podMetricsEndpoints"},
     "ServiceMonitor": {"jobLabel", "selector", "endpoints"},
     "PrometheusRule": {"groups"},
+    # cert-manager's
+    "Certificate": {"secretName", "duration", "renewBefore", "usages", "privateKey", "dnsNames", "issuerRef"},
 }
 
 
@@ -52,7 +54,7 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def try_template(values: dict | Path, version: str = "1.34") -> subprocess.CompletedProcess[str]:
+def try_template(values: dict | Path, version: str = "1.34", which: Path = CHART) -> subprocess.CompletedProcess[str]:
     """`values`: a dict, or a file."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         path = values
@@ -60,13 +62,32 @@ def try_template(values: dict | Path, version: str = "1.34") -> subprocess.Compl
             json.dump(values, file)
             file.flush()
             path = Path(file.name)
-        return helm("template", "rel", str(CHART), "--namespace", "space", "--kube-version", version, "-f", str(path))
+        return helm("template", "rel", str(which), "--namespace", "space", "--kube-version", version, "-f", str(path))
 
 
 def documents(text: str) -> list[dict]:
     import yaml
 
     return [document for document in yaml.safe_load_all(text) if document]
+
+
+def previous_chart(folder: Path) -> Path | None:
+    """The newest chart of another version in git's history, laid out in `folder`; None without such a history."""
+    def git(*arguments: str) -> bytes:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, timeout=300, check=False)
+        return done.stdout if done.returncode == 0 else b""
+
+    def version_of(text: str) -> str:
+        return next((line for line in text.splitlines() if line.startswith("version:")), "")
+
+    mine = version_of((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    for commit in git("log", "--format=%H", "--", "helm/muond/Chart.yaml").decode().split():
+        theirs = version_of(git("show", f"{commit}:helm/muond/Chart.yaml").decode())
+        if theirs and theirs != mine:
+            archive = git("archive", commit, "helm/muond")
+            subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, timeout=300, check=True)
+            return folder / "helm" / "muond"
+    return None
 
 
 def render(values: dict | Path, version: str = "1.34") -> list[dict]:
@@ -76,9 +97,14 @@ def render(values: dict | Path, version: str = "1.34") -> list[dict]:
     return documents(done.stdout)
 
 
-def of_kind(manifests: list[dict], kind: str) -> dict:
-    [found] = [m for m in manifests if m["kind"] == kind and "helm.sh/hook" not in m["metadata"].get("annotations", {})]
-    return found
+def of_kind(manifests: list[dict], kind: str, name: str = "") -> dict:
+    """The one of that kind; of several, the one whose name ends so. Without a name, coordinators do not count."""
+    found = [m for m in manifests if m["kind"] == kind and "helm.sh/hook" not in m["metadata"].get("annotations", {})]
+    [one] = [
+        m for m in found
+        if (m["metadata"]["name"].endswith(name) if name else not m["metadata"]["name"].endswith("-coordinator"))
+    ]
+    return one
 
 
 def pod_of(manifests: list[dict]) -> dict:
@@ -133,7 +159,7 @@ def errors_of(manifest: dict, version: str) -> Iterator[str]:
     """What that version's API server would refuse, or drop without a word."""
     kind, api = manifest["kind"], manifest["apiVersion"]
     where = f"{kind}/{manifest['metadata']['name']} for {version}"
-    if api.startswith("monitoring.coreos.com/"):
+    if api.startswith(("monitoring.coreos.com/", "cert-manager.io/")):
         if unknown := set(manifest["spec"]) - OPERATOR_SPECS[kind]:
             yield f"{where}: unknown {unknown}"
         return

@@ -1,14 +1,16 @@
 """The chart, rendered by the real Helm: valid for the Kubernetes API, taken by the real daemon, refused in sentences.
 
-Usage: chart_test.py MUOND_BINARY
+Usage: chart_test.py MUOND_BINARY COORDINATOR_BINARY
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
 import unittest
+from pathlib import Path
 
 import chart
 from chart import (
@@ -25,6 +27,7 @@ from chart import (
 )
 
 MUOND = sys.argv.pop(1) if __name__ == "__main__" and len(sys.argv) > 1 else "muond"
+COORDINATOR = sys.argv.pop(1) if __name__ == "__main__" and len(sys.argv) > 1 else "muond-coordinator"
 SIDECAR = {"job": {"image": "trainer:1"}}
 EXAMPLES = {path.stem: path for path in sorted((CHART / "examples").glob("*.yaml"))}
 BIG = 1_000_650_000  # a user id of OpenShift: Helm reads it as a float
@@ -78,6 +81,57 @@ FLIPPED_DAEMONSET = {
     "networkPolicy": {"enabled": True},
     "serviceAccount": {"create": False},
 }
+COORDINATORS = {
+    "mode": "daemonset",
+    "coordinator": {"enabled": True, "etcd": {"endpoints": ["etcd:2379"], "tlsSecret": "etcd-client"}},
+    "tls": {"secret": "certificate"},
+}
+FLIPPED_COORDINATORS = {
+    "mode": "daemonset",
+    "coordinator": {
+        "enabled": True, "replicas": 5, "port": 17070, "leaderTtlSeconds": 7, "leaseMs": 4321,
+        "etcd": {"endpoints": ["a:1", "b:2"], "prefix": "/other/", "tlsSecret": "etcd-client"},
+        "allowFrom": [{"namespaceSelector": {"matchLabels": {"jobs": "yes"}}}],
+        "resources": {"requests": {"cpu": "7", "memory": "1Gi"}, "limits": {"memory": "5Gi"}},
+        "nodeSelector": {"role": "control"}, "tolerations": [{"key": "control", "operator": "Exists"}],
+    },
+    "tls": {
+        "certManager": {
+            "enabled": True, "issuerName": "ca", "issuerKind": "ClusterIssuer", "duration": "48h", "renewBefore": "24h",
+        },
+    },
+}
+# Daemons of one release that name the coordinators of another.
+FLIPPED_ELSEWHERE = {
+    "mode": "daemonset",
+    "coordinator": {"endpoints": ["c1.example:7070", "c2.example:7071"]},
+    "tls": {"secret": "certificate", "plainTcp": True},
+}
+
+
+# What the API server lets nobody change. A Job's template is one of them, too: a new training is a new release.
+IMMUTABLE = {
+    "DaemonSet": ("selector",),
+    "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"),
+    "Service": ("clusterIP",),
+    "Job": ("selector", "completions", "completionMode"),
+}
+
+
+def with_certificates(text: str, scratch: str) -> str:
+    """The configuration with its certificate folders in `scratch`, where a certificate is; the file's path."""
+    for folder in sorted(set(re.findall(r" (/etc/muond-(?:tls|etcd))/", text))):
+        here = Path(scratch, folder[1:])
+        here.mkdir(parents=True)
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+             "-subj", "/CN=test", "-keyout", str(here / "tls.key"), "-out", str(here / "tls.crt")],
+            capture_output=True, timeout=300, check=True)
+        (here / "ca.crt").write_bytes((here / "tls.crt").read_bytes())
+        text = text.replace(f" {folder}/", f" {here}/")
+    file = Path(scratch, "config.yaml")
+    file.write_text(text, encoding="utf-8")
+    return str(file)
 
 
 # Tables whose keys are the user's.
@@ -96,11 +150,10 @@ def check_config(manifests: list[dict]) -> subprocess.CompletedProcess[str]:
     """The rendered configuration, given to the daemon's own check."""
     text = of_kind(
         [m for m in manifests if "muond.yaml" in m.get("data", {})], "ConfigMap")["data"]["muond.yaml"]
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(text)
-        file.flush()
+    with tempfile.TemporaryDirectory() as scratch:
         return subprocess.run(
-            [MUOND, "--config", file.name, "--check-config"], capture_output=True, text=True, timeout=300, check=False)
+            [MUOND, "--config", with_certificates(text, scratch), "--check-config"],
+            capture_output=True, text=True, timeout=300, check=False)
 
 
 class ChartTest(unittest.TestCase):
@@ -173,7 +226,7 @@ class ChartTest(unittest.TestCase):
     def test_no_pod_asks_for_more_than_it_needs(self) -> None:
         for path in (p for n, p in EXAMPLES.items() if n != "daemonset-jobs"):
             for m in render(path):
-                spec = m["spec"]["template"]["spec"] if m["kind"] in ("Job", "DaemonSet") else m.get("spec", {})
+                spec = m["spec"]["template"]["spec"] if m["kind"] in ("Job", "DaemonSet", "StatefulSet") else m.get("spec", {})
                 if "containers" not in spec:
                     continue
                 with self.subTest(path.name, kind=m["kind"]):
@@ -200,7 +253,8 @@ class ChartTest(unittest.TestCase):
         import yaml
 
         values = yaml.safe_load((CHART / "values.yaml").read_text())
-        flipped = leaves(FLIPPED_SIDECAR) | leaves(FLIPPED_DAEMONSET)
+        flipped = set().union(*map(leaves, (
+            FLIPPED_SIDECAR, FLIPPED_DAEMONSET, FLIPPED_COORDINATORS, FLIPPED_ELSEWHERE)))
         self.assertEqual(leaves(values) - flipped, set())
         self.assertEqual(flipped - leaves(values), set())
 
@@ -276,6 +330,103 @@ class ChartTest(unittest.TestCase):
         resource = pod_of(render({**SIDECAR, "gpu": {"access": "runtimeClass", "resourceName": "amd.com/gpu"}}))
         self.assertEqual(resource["spec"]["containers"][0]["resources"]["limits"]["amd.com/gpu"], "1")
 
+    def check_coordinator_config(self, manifests: list[dict]) -> str:
+        """The rendered configuration, given to the coordinator's own check, with certificates made here; its text."""
+        text = of_kind(manifests, "ConfigMap", "-coordinator")["data"]["coordinator.yaml"]
+        with tempfile.TemporaryDirectory() as scratch:
+            here = with_certificates(text, scratch)
+            done = subprocess.run([COORDINATOR, "--config", here, "--check-config"],
+                                  capture_output=True, text=True, timeout=300, check=False)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return text
+
+    def test_coordinators_stand_by_for_one_another_and_the_daemons_name_all_of_them(self) -> None:
+        manifests = render(COORDINATORS)
+        self.assert_valid(manifests, "1.34")
+        self.check_coordinator_config(manifests)
+        own = of_kind(manifests, "StatefulSet", "-coordinator")
+        self.assertEqual((own["spec"]["replicas"], own["spec"]["podManagementPolicy"]), (3, "Parallel"))
+        [container] = own["spec"]["template"]["spec"]["containers"]
+        advertised = container["args"][container["args"].index("--advertise") + 1]
+        config = next(m for m in manifests if "muond.yaml" in m.get("data", {}))["data"]["muond.yaml"]
+        names = [advertised.replace("$(POD_NAME)", f"rel-muond-coordinator-{i}") for i in range(3)]
+        self.assertIn(f'coordinator: "{",".join(names)}"', config)
+        self.assertEqual(own["spec"]["serviceName"], of_kind(manifests, "Service", "-coordinator")["metadata"]["name"])
+        self.assertEqual(of_kind(manifests, "PodDisruptionBudget", "-coordinator")["spec"]["maxUnavailable"], 1)
+        # Both sides have the certificate as a whole folder: one file of it by subPath would never be renewed.
+        for spec, one in ((own["spec"]["template"]["spec"], container), (pod_of(manifests)["spec"], daemon_of(manifests))):
+            [mount] = [m for m in one["volumeMounts"] if m["name"] == "tls"]
+            self.assertEqual(mount, {"name": "tls", "mountPath": "/etc/muond-tls", "readOnly": True})
+            [volume] = [v for v in spec["volumes"] if v["name"] == "tls"]
+            self.assertEqual(volume["secret"]["secretName"], "certificate")
+            self.assertEqual(spec["securityContext"]["fsGroup"], 10001)
+        # The DaemonSet's selector must not find coordinators, nor theirs the daemons.
+        daemons = of_kind(manifests, "DaemonSet")["spec"]["selector"]["matchLabels"]
+        theirs = own["spec"]["template"]["metadata"]["labels"]
+        self.assertFalse(daemons.items() <= theirs.items())
+        self.assertFalse(own["spec"]["selector"]["matchLabels"].items() <= pod_of(manifests)["metadata"]["labels"].items())
+        # Daemons may speak to coordinators and to the name service, and coordinators listen to daemons.
+        egress = of_kind(manifests, "NetworkPolicy")["spec"]["egress"]
+        self.assertLessEqual(egress[0]["to"][0]["podSelector"]["matchLabels"].items(), theirs.items())
+        ingress = of_kind(manifests, "NetworkPolicy", "-coordinator")["spec"]["ingress"]
+        self.assertLessEqual(ingress[0]["from"][0]["podSelector"]["matchLabels"].items(),
+                             pod_of(manifests)["metadata"]["labels"].items())
+
+    def test_flipped_values_reach_the_coordinators_manifests(self) -> None:
+        manifests = render({**FLIPPED_COORDINATORS, "metrics": {"discovery": "podMonitor"}})
+        self.assert_valid(manifests, "1.34")
+        text = self.check_coordinator_config(manifests)
+        for line in ('listen: "0.0.0.0:17070"', 'etcd: "a:1,b:2"', 'etcd_prefix: "/other/"', 'leader_ttl_s: "7"',
+                     'lease_ms: "4321"', "etcd_tls_ca: /etc/muond-etcd/ca.crt"):
+            self.assertIn(line, text)
+        own = of_kind(manifests, "StatefulSet", "-coordinator")["spec"]
+        pod = own["template"]["spec"]
+        self.assertEqual(own["replicas"], 5)
+        self.assertEqual((pod["nodeSelector"], pod["tolerations"]),
+                         ({"role": "control"}, [{"key": "control", "operator": "Exists"}]))
+        self.assertEqual(pod["containers"][0]["resources"], FLIPPED_COORDINATORS["coordinator"]["resources"])
+        [etcd] = [v for v in pod["volumes"] if v["name"] == "etcd-tls"]
+        self.assertEqual(etcd["secret"]["secretName"], "etcd-client")
+        ingress = of_kind(manifests, "NetworkPolicy", "-coordinator")["spec"]["ingress"]
+        self.assertIn(FLIPPED_COORDINATORS["coordinator"]["allowFrom"][0], ingress[0]["from"])
+        certificate = of_kind(manifests, "Certificate")["spec"]
+        self.assertEqual(certificate["issuerRef"], {"name": "ca", "kind": "ClusterIssuer"})
+        self.assertEqual((certificate["duration"], certificate["renewBefore"]), ("48h", "24h"))
+        [tls] = [v for v in pod["volumes"] if v["name"] == "tls"]
+        self.assertEqual(tls["secret"]["secretName"], certificate["secretName"])
+        # The certificate is for the names by which the coordinators are asked.
+        host = pod["containers"][0]["args"][3].split(":")[0]
+        self.assertIn("*." + host.split(".", 1)[1], certificate["dnsNames"])
+
+    def test_daemons_may_name_coordinators_of_another_release(self) -> None:
+        manifests = render(FLIPPED_ELSEWHERE)
+        self.assert_valid(manifests, "1.34")
+        config = next(m for m in manifests if "muond.yaml" in m.get("data", {}))["data"]["muond.yaml"]
+        self.assertIn('coordinator: "c1.example:7070,c2.example:7071"', config)
+        self.assertIn('plain_tcp: "true"', config)
+        self.assertEqual([m for m in manifests if m["kind"] == "StatefulSet"], [])
+        [ports, _] = of_kind(manifests, "NetworkPolicy")["spec"]["egress"]
+        self.assertEqual([p["port"] for p in ports["ports"]], [7070, 7071])
+
+    def test_an_upgrade_from_the_previous_chart_moves_no_field_that_cannot_change(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            old = chart.previous_chart(Path(folder))
+            if old is None:
+                self.skipTest("this checkout's history has no earlier version of the chart")
+            compared = 0
+            for name in ("daemonset", "sidecar"):
+                values = old / "examples" / f"{name}.yaml"
+                before = try_template(values, which=old)
+                self.assertEqual(before.returncode, 0, before.stderr)
+                now = {(m["kind"], m["metadata"]["name"]): m for m in render(values)}
+                for m in documents(before.stdout):
+                    key = (m["kind"], m["metadata"]["name"])
+                    self.assertIn(key, now, "an upgrade would delete it")
+                    compared += 1
+                    for field in IMMUTABLE.get(m["kind"], ()):
+                        self.assertEqual(m["spec"].get(field), now[key]["spec"].get(field), f"{key}: {field}")
+            self.assertGreater(compared, 8)
+
     def test_what_is_turned_off_is_not_rendered(self) -> None:
         manifests = render({**SIDECAR, "networkPolicy": {"enabled": False}})
         kinds = sorted(m["kind"] for m in manifests)
@@ -326,6 +477,17 @@ class ChartTest(unittest.TestCase):
             ({**SIDECAR, "config": {"backend": "cuda"}}, "the daemon would see no GPU"),
             ({**SIDECAR, "metrics": {"enabled": False, "discovery": "podMonitor"}}, "there would be nothing to find"),
             ({"job": {"image": "x", "env": [{"name": "MUOND_ENDPOINT", "value": "y"}]}}, "the chart sets it"),
+            ({**COORDINATORS, "mode": "sidecar", **SIDECAR}, "a Job ends, coordinators serve"),
+            ({**COORDINATORS, "coordinator": {"enabled": True}}, "needs coordinator.etcd.endpoints"),
+            ({**COORDINATORS, "tls": {}}, "coordinators are reached over TCP"),
+            ({**COORDINATORS, "coordinator": {"enabled": True, "etcd": {"endpoints": ["etcd:2379"]}}},
+             "etcd would be asked in plain text"),
+            ({**COORDINATORS, "tls": {"secret": "x", "certManager": {"enabled": True}}}, "both name the certificate"),
+            ({**COORDINATORS, "tls": {"certManager": {"enabled": True}}}, "needs tls.certManager.issuerName"),
+            ({**FLIPPED_ELSEWHERE, "coordinator": {**COORDINATORS["coordinator"], "endpoints": ["a:1"]}},
+             "two catalogues"),
+            ({**COORDINATORS, "coordinator": {"enabled": True, "etcd": {"endpoints": ["http://e:1"]}}},
+             "does not match pattern"),
             ({**SIDECAR, "mode": "sidcar"}, "value must be one of 'sidecar', 'daemonset'"),
             ({**SIDECAR, "replicas": 2}, "additional properties 'replicas' not allowed"),
             ({**SIDECAR, "config": {"backnd": "cpu"}}, "additional properties 'backnd' not allowed"),

@@ -1,6 +1,6 @@
 """The example configurations are ones that the daemon and Prometheus take.
 
-Usage: config_test.py MUOND_BINARY
+Usage: config_test.py MUOND_BINARY COORDINATOR_BINARY
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MUOND = sys.argv.pop(1) if __name__ == "__main__" and len(sys.argv) > 1 else "muond"
+COORDINATOR = sys.argv.pop(1) if __name__ == "__main__" and len(sys.argv) > 1 else "muond-coordinator"
 
 
 def call(*command: str) -> subprocess.CompletedProcess[str]:
@@ -23,12 +24,35 @@ def call(*command: str) -> subprocess.CompletedProcess[str]:
 
 class ConfigTest(unittest.TestCase):
     def test_the_daemon_takes_every_example(self) -> None:
-        examples = sorted((ROOT / "deploy" / "config").glob("*.yaml"))
+        examples = sorted((ROOT / "deploy" / "config").glob("muond*.yaml"))
         self.assertGreaterEqual(len(examples), 2)
         for example in examples:
             with self.subTest(example.name):
                 done = call(MUOND, "--config", str(example), "--check-config")
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_the_coordinator_takes_every_example(self) -> None:
+        examples = sorted((ROOT / "deploy" / "config").glob("coordinator*.yaml"))
+        self.assertEqual(len(examples), 2)
+        for example in examples:
+            with self.subTest(example.name), tempfile.TemporaryDirectory() as scratch:
+                text = example.read_text(encoding="utf-8")
+                # The folders of the example, here; in them a certificate of this test's own.
+                for folder in set(re.findall(r" (/(?:etc|var)/[\w/-]+)/[\w.-]+$", text, re.MULTILINE)):
+                    here = Path(scratch, folder[1:])
+                    here.mkdir(parents=True)
+                    text = text.replace(f" {folder}/", f" {here}/")
+                    if "muond-coordinator" not in folder:
+                        made = call("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                                    "-nodes", "-days", "1", "-subj", "/CN=example", "-keyout", str(here / "tls.key"),
+                                    "-out", str(here / "tls.crt"))
+                        self.assertEqual(made.returncode, 0, made.stderr)
+                        shutil.copy(here / "tls.crt", here / "ca.crt")
+                file = Path(scratch, "coordinator.yaml")
+                file.write_text(text, encoding="utf-8")
+                done = call(COORDINATOR, "--config", str(file), "--check-config")
+                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+                self.assertEqual("etcd" in text, example.name == "coordinator.yaml")
 
     def test_the_daemon_refuses_a_key_that_it_does_not_know(self) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:

@@ -75,8 +75,90 @@ metrics_listen: {{ .Values.metrics.enabled | ternary (printf "0.0.0.0:%d" (int64
 {{- if eq .Values.mode "daemonset" }}
 state_dir: /var/lib/muond
 {{- end }}
+{{- with include "muond.coordinators" . }}
+coordinator: {{ . | quote }}
+{{- include "muond.tlsConfig" $ }}
+{{- end }}
 {{- range $key, $value := .Values.config }}
 {{ $key }}: {{ $value | toString | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "muond.coordinatorName" -}}
+{{ include "muond.fullname" . }}-coordinator
+{{- end -}}
+
+{{/* Not the daemons' labels: their DaemonSet, Service and policies must not find coordinators. */}}
+{{- define "muond.coordinatorSelector" -}}
+app.kubernetes.io/name: {{ include "muond.name" . }}-coordinator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "muond.coordinatorLabels" -}}
+{{- with .Values.commonLabels }}{{ toYaml . }}
+{{ end -}}
+{{ include "muond.coordinatorSelector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* The coordinators that daemons name, with commas between; empty: the embedded one. */}}
+{{- define "muond.coordinators" -}}
+{{- if .Values.coordinator.enabled -}}
+{{- $list := list -}}
+{{- range $i := until (int .Values.coordinator.replicas) -}}
+{{- $list = append $list (printf "%s-%d.%s.%s.svc:%d" (include "muond.coordinatorName" $) $i (include "muond.coordinatorName" $) $.Release.Namespace (int64 $.Values.coordinator.port)) -}}
+{{- end -}}
+{{ join "," $list }}
+{{- else -}}
+{{ join "," .Values.coordinator.endpoints }}
+{{- end -}}
+{{- end -}}
+
+{{- define "muond.coordinatorConfig" -}}
+listen: "0.0.0.0:{{ int64 .Values.coordinator.port }}"
+metrics_listen: {{ .Values.metrics.enabled | ternary (printf "0.0.0.0:%d" (int64 .Values.metrics.port)) "off" | quote }}
+etcd: {{ join "," .Values.coordinator.etcd.endpoints | quote }}
+etcd_prefix: {{ .Values.coordinator.etcd.prefix | quote }}
+{{- if .Values.coordinator.etcd.tlsSecret }}
+etcd_tls_ca: /etc/muond-etcd/ca.crt
+etcd_tls_cert: /etc/muond-etcd/tls.crt
+etcd_tls_key: /etc/muond-etcd/tls.key
+{{- end }}
+leader_ttl_s: {{ int64 .Values.coordinator.leaderTtlSeconds | quote }}
+lease_ms: {{ int64 .Values.coordinator.leaseMs | quote }}
+log_level: {{ .Values.config.log_level }}
+log_format: {{ .Values.config.log_format }}
+{{- include "muond.tlsConfig" . }}
+{{- end -}}
+
+{{- define "muond.tlsSecret" -}}
+{{ .Values.tls.certManager.enabled | ternary (printf "%s-tls" (include "muond.fullname" .)) .Values.tls.secret }}
+{{- end -}}
+
+{{- define "muond.tlsConfig" -}}
+{{- if include "muond.tlsSecret" . }}
+tls_cert: /etc/muond-tls/tls.crt
+tls_key: /etc/muond-tls/tls.key
+tls_ca: /etc/muond-tls/ca.crt
+{{- end }}
+{{- if .Values.tls.plainTcp }}
+plain_tcp: "true"
+{{- end }}
+{{- end -}}
+
+{{/* Where coordinators are named; not with subPath, which is never renewed. */}}
+{{- define "muond.tlsMount" -}}
+{{- if and (include "muond.coordinators" .) (include "muond.tlsSecret" .) }}
+- {name: tls, mountPath: /etc/muond-tls, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "muond.tlsVolume" -}}
+{{- if and (include "muond.coordinators" .) (include "muond.tlsSecret" .) }}
+- name: tls
+  secret: {secretName: {{ include "muond.tlsSecret" . }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
 
@@ -142,6 +224,7 @@ volumeMounts:
   {{- if eq .Values.mode "daemonset" }}
   - {name: state, mountPath: /var/lib/muond}
   {{- end }}
+  {{- include "muond.tlsMount" . | nindent 2 }}
 {{- end -}}
 
 {{/* What the pods of both modes have in common. */}}
@@ -198,6 +281,27 @@ priorityClassName: {{ . }}
 {{- if eq .name "MUOND_ENDPOINT" -}}
 {{- fail "job.env names MUOND_ENDPOINT: the chart sets it to the daemon of the pod" -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.coordinator.enabled (eq .Values.mode "sidecar") -}}
+{{- fail "coordinator.enabled with mode sidecar: a Job ends, coordinators serve; install them with mode daemonset and name them by coordinator.endpoints" -}}
+{{- end -}}
+{{- if and .Values.coordinator.enabled .Values.coordinator.endpoints -}}
+{{- fail "coordinator.enabled and coordinator.endpoints: the daemons would have two catalogues; choose one" -}}
+{{- end -}}
+{{- if and .Values.coordinator.enabled (not .Values.coordinator.etcd.endpoints) -}}
+{{- fail "coordinator.enabled needs coordinator.etcd.endpoints: coordinators in pods keep their catalogue there" -}}
+{{- end -}}
+{{- if and .Values.coordinator.enabled (not .Values.coordinator.etcd.tlsSecret) (not .Values.tls.plainTcp) -}}
+{{- fail "coordinator.etcd.tlsSecret is empty: etcd would be asked in plain text; give it, or allow that by tls.plainTcp" -}}
+{{- end -}}
+{{- if and .Values.tls.secret .Values.tls.certManager.enabled -}}
+{{- fail "tls.secret and tls.certManager.enabled: both name the certificate; choose one" -}}
+{{- end -}}
+{{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerName) -}}
+{{- fail "tls.certManager.enabled needs tls.certManager.issuerName" -}}
+{{- end -}}
+{{- if and (include "muond.coordinators" .) (not (include "muond.tlsSecret" .)) (not .Values.tls.plainTcp) -}}
+{{- fail "coordinators are reached over TCP: give tls.secret or tls.certManager, or allow plain text by tls.plainTcp" -}}
 {{- end -}}
 {{- if and (not .Values.metrics.enabled) (ne .Values.metrics.discovery "none") -}}
 {{- fail (printf "metrics.discovery %s, but metrics.enabled is false: there would be nothing to find" .Values.metrics.discovery) -}}

@@ -159,7 +159,7 @@ class Leaderless:
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
              "-subj", "/CN=leaderless", "-keyout", here / "key.pem", "-out", here / "cert.pem"],
-            capture_output=True, timeout=60, check=True)
+            capture_output=True, timeout=300, check=True)
         if not eventually((here / "c:1").exists, 60):
             raise AssertionError(cluster.log("etcd"))
         self.process = cluster.start(
