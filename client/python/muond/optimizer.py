@@ -283,8 +283,7 @@ class Muon(torch.optim.Optimizer):
                 if isinstance(held, RemoteState):
                     continue
                 remote = self._remote_state(p, group["use_muon"])
-                for key, value in (held or {}).items():
-                    remote[key] = value
+                remote.update(held or {})
                 self.state[p] = remote
 
     # ---- the daemon
@@ -498,9 +497,8 @@ class Muon(torch.optim.Optimizer):
             if self.skipped_steps == 1:
                 warnings.warn(f"{outcome.text}; skipped", stacklevel=4)
             return
-        tensor = None
-        if 0 <= outcome.tensor < len(attachment.entries):
-            tensor = attachment.entries[outcome.tensor].name
+        known = 0 <= outcome.tensor < len(attachment.entries)
+        tensor = attachment.entries[outcome.tensor].name if known else None
         raise void_error(outcome.reason, outcome.text, outcome.step, tensor)
 
     def synchronize(self) -> None:
@@ -557,11 +555,8 @@ class Muon(torch.optim.Optimizer):
         for use_muon, group in zip(rules, self.param_groups, strict=True):
             group["use_muon"] = use_muon
         with self._life.connected():
-            for p, values in loaded.items():
-                if not isinstance(p, Tensor):
-                    continue
-                for key, value in values.items():
-                    self.state[p][key] = value
+            for p in filter(torch.is_tensor, loaded):
+                self.state[p].update(loaded[p])
 
     # ---- copies
 
