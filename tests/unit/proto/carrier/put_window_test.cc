@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "proto/carrier/admissions.h"
+#include "proto/carrier/liveness.h"
 
 namespace muond {
 namespace {
@@ -59,6 +60,23 @@ TEST(AdmissionsTest, KeysHaveALimitAndWorkOnce) {
   EXPECT_FALSE(small.Take(near).has_value());
   EXPECT_EQ(small.Take(key), 8u);
   EXPECT_FALSE(small.Take(key).has_value());
+}
+
+TEST(LivenessTest, SilenceIsMeasuredWithoutOurOwnSleep) {
+  Liveness peer({.heartbeat_ns = 10, .silence_ns_max = 50}, 1000);
+  EXPECT_FALSE(peer.MustSend(1009));
+  EXPECT_TRUE(peer.MustSend(1010));
+  EXPECT_FALSE(peer.Silent(1050));
+  EXPECT_TRUE(peer.Silent(1051));
+  peer.Overslept(40);
+  EXPECT_FALSE(peer.Silent(1090));
+  EXPECT_EQ(peer.silent_ns(1090), 50);
+  peer.Heard(1090);
+  peer.Sent(1085);
+  EXPECT_FALSE(peer.Silent(1140));
+  EXPECT_FALSE(peer.MustSend(1094));
+  EXPECT_FALSE(CheckLiveness({.heartbeat_ns = 26, .silence_ns_max = 50}).ok());
+  EXPECT_TRUE(CheckLiveness({.heartbeat_ns = 25, .silence_ns_max = 50}).ok());
 }
 
 }  // namespace

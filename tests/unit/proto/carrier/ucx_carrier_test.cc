@@ -151,5 +151,88 @@ INSTANTIATE_TYPED_TEST_SUITE_P(UcxTcp, CarrierContract, UcxPair<kTcp>);
 INSTANTIATE_TYPED_TEST_SUITE_P(UcxTcp, ShardContract, UcxNet<kTcp>);
 INSTANTIATE_TYPED_TEST_SUITE_P(UcxDefault, ShardContract, UcxNet<kDefault>);
 
+TEST(UcxCarrierTest, NothingOfUcxStaysInSignalsOrInLibcsMappingCalls) {
+  const std::vector<const char*> hooked{"mmap", "munmap", "mremap", "madvise", "brk", "shmat"};
+  std::vector<std::string> before;
+  for (const char* name : hooked)
+    before.emplace_back(static_cast<const char*>(::dlsym(RTLD_DEFAULT, name)), 16);
+  auto carrier = CreateUcxCarrier(Quiet(kTcp));
+  ASSERT_TRUE(carrier.ok()) << carrier.status();
+  std::vector<uint8_t> memory(1 << 20);
+  ASSERT_TRUE((*carrier)->Register(memory.data(), memory.size()).ok());
+  for (const int signal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE}) {
+    struct sigaction action {};
+    ASSERT_EQ(::sigaction(signal, nullptr, &action), 0);
+    Dl_info owner{};
+    const bool named = ::dladdr(reinterpret_cast<void*>(action.sa_sigaction), &owner) != 0;
+    EXPECT_FALSE(named && std::string(owner.dli_fname).find("libucs") != std::string::npos)
+        << signal;
+  }
+  for (size_t i = 0; i < hooked.size(); ++i) {
+    EXPECT_EQ(std::string(static_cast<const char*>(::dlsym(RTLD_DEFAULT, hooked[i])), 16),
+              before[i])
+        << hooked[i];
+  }
+}
+
+TEST(UcxCarrierTest, WhatCannotBeListenedOnIsRefusedWithTheAddress) {
+  UcxOptions options = Quiet(kTcp);
+  options.listen = "192.0.2.1:0";  // not an address of this machine
+  const auto carrier = CreateUcxCarrier(options);
+  EXPECT_EQ(carrier.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(carrier.status().message()), ::testing::HasSubstr("192.0.2.1:0"));
+  options.listen = "localhost:0";
+  EXPECT_EQ(CreateUcxCarrier(options).status().code(), absl::StatusCode::kInvalidArgument);
+  options = Quiet(kTcp);
+  options.liveness.heartbeat_ns = options.liveness.silence_ns_max;
+  EXPECT_EQ(CreateUcxCarrier(options).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(UcxMessagesTest, EveryBitOfAMessageCounts) {
+  Control control;
+  control.kind = ControlKind::kLanded;
+  control.carrier = 0x0102030405060708;
+  control.value = 77;
+  control.code = absl::StatusCode::kOutOfRange;
+  const auto bytes = Encode(control);
+  const auto back = DecodeControl(bytes);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->value, 77u);
+  EXPECT_EQ(back->carrier, control.carrier);
+  EXPECT_EQ(back->code, control.code);
+  const auto header = Encode(PieceHeader{1, 2, 3, 4});
+  const std::string key = Encode(RegionKey{5, 6, 7, true});
+  EXPECT_EQ(DecodeRegionKey(key)->size_bytes, 7u);
+  EXPECT_TRUE(DecodeRegionKey(key)->device);
+  for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+    auto wrong = bytes;
+    wrong[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+    EXPECT_FALSE(DecodeControl(wrong).ok()) << bit;
+  }
+  for (size_t bit = 0; bit < 8 * header.size(); ++bit) {
+    auto wrong = header;
+    wrong[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+    EXPECT_FALSE(DecodePieceHeader(wrong).ok()) << bit;
+  }
+  for (size_t bit = 0; bit < 8 * key.size(); ++bit) {
+    std::string wrong = key;
+    wrong[bit / 8] = static_cast<char>(wrong[bit / 8] ^ (1 << bit % 8));
+    EXPECT_FALSE(DecodeRegionKey(wrong).ok()) << bit;
+  }
+  EXPECT_FALSE(DecodeControl(std::span<const std::byte>(bytes).first(63)).ok());
+  EXPECT_FALSE(DecodePieceHeader(std::span<const std::byte>(header).first(39)).ok());
+}
+
+TEST(UcxSocketAddressTest, NumbersOfBothKindsComeBackAsTheyWere) {
+  for (const char* text : {"127.0.0.1:7470", "[fd00::1]:65535", "0.0.0.0:1"}) {
+    const auto address = ParseSocketAddress(text, false);
+    ASSERT_TRUE(address.ok()) << address.status();
+    EXPECT_EQ(TextOf(address->storage), text);
+  }
+  EXPECT_TRUE(ParseSocketAddress("127.0.0.1:0", true).ok());
+  for (const char* text : {"127.0.0.1:0", "fd00::1:7470", "[127.0.0.1]:1", "[]:1", "1.2.3.4:70000"})
+    EXPECT_FALSE(ParseSocketAddress(text, false).ok()) << text;
+}
+
 }  // namespace
 }  // namespace muond
