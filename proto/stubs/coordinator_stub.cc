@@ -69,6 +69,19 @@ absl::StatusOr<CreateJobReply> CoordinatorStub::CreateJob(const CreateJobCall& c
   return reply;
 }
 
+absl::StatusOr<OfferReply> CoordinatorStub::OfferRanks(const OfferCall& call,
+                                                       absl::Duration timeout) {
+  v1::OfferRanksRequest request;
+  ToProto(call, &request);
+  v1::OfferRanksResponse response;
+  if (absl::Status status =
+          impl_->Call(&v1::Coordinator::Stub::OfferRanks, request, &response, timeout);
+      !status.ok()) {
+    return status;
+  }
+  return FromProto(response);
+}
+
 absl::StatusOr<Plan> CoordinatorStub::GetPlan(uint64_t job, uint64_t epoch,
                                               absl::Duration timeout) {
   v1::GetPlanRequest request;

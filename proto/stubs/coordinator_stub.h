@@ -31,6 +31,7 @@ class CoordinatorStub {
   absl::StatusOr<RegisterReply> Register(const RegisterCall& call, absl::Duration timeout = {});
   absl::StatusOr<HeartbeatReply> Heartbeat(const HeartbeatCall& call, absl::Duration timeout = {});
   absl::StatusOr<CreateJobReply> CreateJob(const CreateJobCall& call, absl::Duration timeout = {});
+  absl::StatusOr<OfferReply> OfferRanks(const OfferCall& call, absl::Duration timeout = {});
   absl::StatusOr<Plan> GetPlan(uint64_t job, uint64_t epoch,
                                absl::Duration timeout = {});  // epoch 0: the newest
   absl::Status EndJob(uint64_t job, const std::string& reason, absl::Duration timeout = {});

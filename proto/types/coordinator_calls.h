@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "proto/types/manifest.h"
+#include "proto/types/members.h"
 #include "proto/types/plan.h"
 #include "proto/types/version.h"
 
@@ -48,6 +49,21 @@ struct CreateJobReply {
   uint64_t job = 0;  // minted, random, never 0
   uint32_t incarnation = 0;
   Plan plan;
+};
+
+struct OfferCall {
+  std::string daemon;
+  uint64_t offer = 0;         // names this wait
+  std::string shard_address;  // where the other daemons reach this one
+  // Empty: all as before.
+  std::optional<Manifest> manifest;
+  std::vector<RankManifest> ranks;
+};
+struct OfferReply {
+  bool complete = false;  // else the rest is empty
+  CreateJobReply job;
+  std::vector<RankManifest> ranks;  // of the whole world, by rank
+  JobMembers members;
 };
 
 struct DaemonEntry {

@@ -87,10 +87,10 @@ absl::StatusOr<Frame> Decode(std::span<const std::byte> bytes) {
   }
   uint8_t type = Get<uint8_t>(bytes, kTypeAt);
   if (type < static_cast<uint8_t>(FrameType::kHello) ||
-      type > static_cast<uint8_t>(FrameType::kBye)) {
+      type > static_cast<uint8_t>(FrameType::kLeft)) {
     return absl::InvalidArgumentError(absl::StrFormat("frame has type %u, known are %u to %u", type,
                                                       static_cast<uint8_t>(FrameType::kHello),
-                                                      static_cast<uint8_t>(FrameType::kBye)));
+                                                      static_cast<uint8_t>(FrameType::kLeft)));
   }
   Frame frame;
   frame.type = static_cast<FrameType>(type);
@@ -129,6 +129,22 @@ std::string_view NameOf(FrameType type) {
       return "PONG";
     case FrameType::kBye:
       return "BYE";
+    case FrameType::kLink:
+      return "LINK";
+    case FrameType::kLinked:
+      return "LINKED";
+    case FrameType::kVote:
+      return "VOTE";
+    case FrameType::kVerdict:
+      return "VERDICT";
+    case FrameType::kArrived:
+      return "ARRIVED";
+    case FrameType::kTaken:
+      return "TAKEN";
+    case FrameType::kLost:
+      return "LOST";
+    case FrameType::kLeft:
+      return "LEFT";
   }
   return "unknown";
 }

@@ -31,6 +31,18 @@ enum class FrameType : uint8_t {
   kPing = 8,  // either way: value = cookie
   kPong = 9,  // the same cookie
   kBye = 10,  // rank -> daemon: nothing more comes
+  // Between the daemons of one job, over their link (server/README.md):
+  kLink =
+      11,  // eight bytes of the sender's region key: bucket = bytes of the key, attempt = which eight, value = they
+  kLinked = 12,  // the key is whole here
+  kVote = 13,    // member -> chief: sheets and measurements of `step` are in your exchange slab
+  kVerdict =
+      14,  // chief -> member: attempt 1 GO, value = bits of the clip factor; 2 VOID, value and bucket as kVoid
+  kArrived =
+      15,  // owner -> member: the parameter of item `bucket` for `step` is in your exchange slab
+  kTaken = 16,  // member -> owner: and it is with its ranks
+  kLost = 17,   // member -> chief: rank `bucket` is lost
+  kLeft = 18,   // member -> members: its ranks have left, and it owes nothing
 };
 
 enum class VoidReason : uint64_t {

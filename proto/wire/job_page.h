@@ -72,6 +72,9 @@ class JobPage {
   uint64_t* present(uint32_t rank, uint64_t step) const;
   uint32_t* attempts(uint32_t rank, uint64_t step) const;
   uint64_t* digests(uint32_t rank, uint64_t step) const;
+  // A whole sheet as bytes: it has the same form on every page of the shape.
+  char* sheet_data(uint32_t rank, uint64_t step) const { return SheetBase(rank, step); }
+  uint64_t sheet_bytes() const { return at_.sheet_bytes; }
 
  private:
   struct Offsets {

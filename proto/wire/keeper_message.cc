@@ -48,10 +48,10 @@ absl::StatusOr<KeeperMessage> DecodeKeeperMessage(std::span<const std::byte> byt
   }
   const auto kind = static_cast<uint32_t>(message.kind);
   if (kind < static_cast<uint32_t>(SlabKind::kCatalog) ||
-      kind > static_cast<uint32_t>(SlabKind::kState)) {
+      kind > static_cast<uint32_t>(SlabKind::kExchange)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("keeper message has slab kind %u, known are 1 to %u", kind,
-                        static_cast<uint32_t>(SlabKind::kState)));
+                        static_cast<uint32_t>(SlabKind::kExchange)));
   }
   if (NamesSlab(message.verb) && message.slab == 0) {
     return absl::InvalidArgumentError(

@@ -42,6 +42,7 @@ enum class SlabKind : uint32_t {
   kGradient = 4,   // of one rank
   kParameter = 5,  // of one rank
   kState = 6,      // daemon only: slots and places of one device
+  kExchange = 7,   // daemon only: what the job's other daemons put into (server/peer)
 };
 
 inline constexpr uint32_t kKeeperMagic = 0x4b4e554d;  // "MUNK"

@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "proto/types/convert.h"
 #include "proto/types/limits.h"
+#include "proto/types/shards.h"
 #include "server/observe/log.h"
 
 namespace muond {
@@ -209,6 +210,12 @@ absl::StatusOr<Planned> Coordinator::MakeTimedPlan(const PlannerInput& request) 
 }
 
 absl::StatusOr<CreateJobReply> Coordinator::CreateJob(const CreateJobCall& call, absl::Time now) {
+  return Create(call, {call.daemon}, now);
+}
+
+absl::StatusOr<CreateJobReply> Coordinator::Create(const CreateJobCall& call,
+                                                   const std::vector<std::string>& daemons,
+                                                   absl::Time now) {
   absl::MutexLock planning(&planning_);
   JobRecord record;
   std::vector<uint64_t> replaced;
@@ -219,7 +226,14 @@ absl::StatusOr<CreateJobReply> Coordinator::CreateJob(const CreateJobCall& call,
     absl::StatusOr<JobRecord> admitted = Admit(call, now, &replaced);
     if (!admitted.ok()) return admitted.status();
     record = *std::move(admitted);
-    devices = members_.Find(call.daemon)->devices;
+    for (const std::string& daemon : daemons) {
+      const DaemonEntry* const entry = members_.Find(daemon);
+      if (entry == nullptr)
+        return absl::NotFoundError(StrFormat("daemon '%s' is not registered", daemon));
+      if (entry->draining)
+        return absl::FailedPreconditionError(StrFormat("the daemon at %s drains", entry->endpoint));
+      devices.insert(devices.end(), entry->devices.begin(), entry->devices.end());
+    }
     epoch = epoch_ + 1;
   }
   const Plan* const previous = record.plans.empty() ? nullptr : record.plans.rbegin()->second.get();
@@ -228,6 +242,9 @@ absl::StatusOr<CreateJobReply> Coordinator::CreateJob(const CreateJobCall& call,
   if (!planned.ok()) return planned.status();
   record.plans[epoch] = std::make_shared<const Plan>(planned->plan);
   while (record.plans.size() > kPlansKept) record.plans.erase(record.plans.begin());
+  // Of several, the one that owns the first item speaks for the job.
+  if (daemons.size() > 1)
+    record.daemon = planned->plan.devices[planned->plan.items.front().owner].daemon;
 
   std::vector<Change> changes = {{Change::Kind::kPut, "epoch", StrFormat("%d", epoch)}};
   for (uint64_t job : replaced) changes.push_back({Change::Kind::kErasePrefix, JobPrefix(job), ""});
@@ -249,6 +266,48 @@ absl::StatusOr<CreateJobReply> Coordinator::CreateJob(const CreateJobCall& call,
   return CreateJobReply{record.job, record.incarnation, std::move(planned->plan)};
 }
 
+absl::StatusOr<OfferReply> Coordinator::OfferRanks(const OfferCall& call, absl::Time now) {
+  std::optional<OfferBoard::Whole> whole;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto answer = offers_.Take(call, now, &whole);
+    if (!answer.ok()) return answer.status();
+    if (!whole) return *answer == nullptr ? OfferReply() : **answer;
+  }
+  absl::StatusOr<OfferReply> reply = CreateOffered(*whole, now);
+  absl::MutexLock lock(&mutex_);
+  if (!reply.ok()) {
+    offers_.Settle(*whole, reply.status(), now);
+  } else {
+    offers_.Settle(*whole, std::make_shared<const OfferReply>(*reply), now);
+  }
+  return reply;
+}
+
+absl::StatusOr<OfferReply> Coordinator::CreateOffered(const OfferBoard::Whole& whole,
+                                                      absl::Time now) {
+  if (absl::Status status = CheckRanks(*whole.manifest, whole.ranks); !status.ok()) return status;
+  OfferReply reply;
+  reply.complete = true;
+  reply.ranks = whole.ranks;
+  reply.members = whole.members;
+  std::vector<std::string> daemons;
+  for (const JobMember& member : whole.members.members) daemons.push_back(member.daemon);
+  CreateJobCall call;
+  call.daemon = daemons.front();
+  call.manifest = *whole.manifest;
+  call.ranks = whole.ranks;
+  absl::StatusOr<CreateJobReply> created = Create(call, daemons, now);
+  if (!created.ok()) return created.status();
+  reply.job = *std::move(created);
+  for (size_t i = 0; i < kJobSecretBytes / sizeof(uint64_t); ++i) {
+    const uint64_t random = SystemRandom();
+    reply.members.secret.append(reinterpret_cast<const char*>(&random), sizeof random);
+  }
+  SortMembers(reply.job.plan, &reply.members);
+  return reply;
+}
+
 absl::Status Coordinator::Replan(const std::string& daemon) {
   absl::MutexLock planning(&planning_);
   std::vector<JobRecord> records;
@@ -261,8 +320,11 @@ absl::Status Coordinator::Replan(const std::string& daemon) {
     devices = entry->devices;
     epoch = epoch_;
     for (const auto& [job, record] : jobs_) {
-      // One that was away and comes back as it was goes on under the plans it has.
-      if (record.daemon == daemon &&
+      // One that was away and comes back as it was goes on under the plans it has; so does a job of several daemons.
+      const std::vector<DeviceSpec>& planned = record.plans.rbegin()->second->devices;
+      const bool alone = std::all_of(planned.begin(), planned.end(),
+                                     [&](const DeviceSpec& d) { return d.daemon == daemon; });
+      if (record.daemon == daemon && alone &&
           !SameDevices(record.plans.rbegin()->second->devices, devices)) {
         records.push_back(record);
       }

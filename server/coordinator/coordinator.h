@@ -22,6 +22,7 @@
 #include "proto/types/coordinator_calls.h"
 #include "server/coordinator/job_records.h"
 #include "server/coordinator/membership.h"
+#include "server/coordinator/offer_board.h"
 #include "server/coordinator/store.h"
 
 namespace muond {
@@ -48,6 +49,8 @@ class Coordinator {
   // Plans over the devices of the asking daemon. ALREADY_EXISTS names the running job; NOT_FOUND: no such daemon;
   // FAILED_PRECONDITION: it drains, or the adopted job had another manifest; RESOURCE_EXHAUSTED: no room.
   absl::StatusOr<CreateJobReply> CreateJob(const CreateJobCall& call, absl::Time now);
+  // The same for a job whose ranks wait at several daemons, over the devices of all of them: the answer to all that offered.
+  absl::StatusOr<OfferReply> OfferRanks(const OfferCall& call, absl::Time now);
   absl::StatusOr<std::shared_ptr<const Plan>> GetPlan(uint64_t job,
                                                       uint64_t epoch);  // 0: the newest
   absl::Status EndJob(uint64_t job, const std::string& reason);
@@ -68,6 +71,10 @@ class Coordinator {
   absl::StatusOr<JobRecord> Admit(const CreateJobCall& call, absl::Time now,
                                   std::vector<uint64_t>* replaced)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<CreateJobReply> Create(const CreateJobCall& call,
+                                        const std::vector<std::string>& daemons, absl::Time now)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<OfferReply> CreateOffered(const OfferBoard::Whole& whole, absl::Time now);
   absl::Status Replan(const std::string& daemon) ABSL_LOCKS_EXCLUDED(mutex_);
   void ExpireLocked(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -77,6 +84,7 @@ class Coordinator {
   absl::Mutex mutex_;
   Membership members_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, JobRecord> jobs_ ABSL_GUARDED_BY(mutex_);
+  OfferBoard offers_ ABSL_GUARDED_BY(mutex_);
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

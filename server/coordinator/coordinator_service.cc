@@ -58,6 +58,16 @@ class CoordinatorService final : public v1::Coordinator::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status OfferRanks(grpc::ServerContext*, const v1::OfferRanksRequest* request,
+                          v1::OfferRanksResponse* response) override {
+    const absl::StatusOr<OfferCall> call = FromProto(*request);
+    if (!call.ok()) return Answer("OfferRanks", call.status());
+    const absl::StatusOr<OfferReply> reply = coordinator_.OfferRanks(*call, absl::Now());
+    if (!reply.ok()) return Answer("OfferRanks", reply.status());
+    ToProto(*reply, response);
+    return grpc::Status::OK;
+  }
+
   grpc::Status GetPlan(grpc::ServerContext*, const v1::GetPlanRequest* request,
                        v1::GetPlanResponse* response) override {
     const auto plan = coordinator_.GetPlan(request->job_id(), request->epoch());

@@ -28,6 +28,10 @@ class SeatService final : public v1::Coordinator::Service {
                          v1::CreateJobResponse* response) override {
     return Pass("CreateJob", &Service::CreateJob, context, request, response);
   }
+  grpc::Status OfferRanks(grpc::ServerContext* context, const v1::OfferRanksRequest* request,
+                          v1::OfferRanksResponse* response) override {
+    return Pass("OfferRanks", &Service::OfferRanks, context, request, response);
+  }
   grpc::Status GetPlan(grpc::ServerContext* context, const v1::GetPlanRequest* request,
                        v1::GetPlanResponse* response) override {
     return Pass("GetPlan", &Service::GetPlan, context, request, response);

@@ -47,14 +47,39 @@ class Reader {
   size_t at_;
 };
 
-uint64_t CellsOf(uint64_t ranks, uint64_t devices) { return ranks + 2 + 2 * ranks + devices; }
+absl::Status ReadMembers(Reader& reader, CatalogRecord* record) {
+  uint64_t count = 0, number = 0;
+  if (absl::Status status = reader.Number(&count); !status.ok() || count == 0) return status;
+  if (absl::Status status = reader.Number(&number); !status.ok()) return status;
+  record->self = static_cast<uint32_t>(number);
+  std::string_view text;
+  if (absl::Status status = reader.Bytes(&text); !status.ok()) return status;
+  JobMembers& members = record->members;
+  members.secret = std::string(text);
+  for (uint64_t i = 0; i < count; ++i) {
+    JobMember& member = members.members.emplace_back();
+    for (std::string* to : {&member.daemon, &member.shard_address}) {
+      if (absl::Status status = reader.Bytes(&text); !status.ok()) return status;
+      *to = std::string(text);
+    }
+  }
+  for (size_t rank = 0; rank < record->ranks.size(); ++rank) {
+    if (absl::Status status = reader.Number(&number); !status.ok()) return status;
+    members.member_of_rank.push_back(static_cast<int32_t>(number));
+  }
+  if (record->self >= count)
+    return absl::DataLossError(absl::StrFormat("catalogue: member %d of %d", record->self, count));
+  return Validate(members, record->ranks.size());
+}
+
+uint64_t CellsOf(uint64_t ranks, uint64_t devices) { return ranks + 2 + 2 * ranks + devices + 1; }
 
 }  // namespace
 
 CatalogSlabs::CatalogSlabs(void* base) {
   const auto* header = static_cast<const CatalogHeader*>(base);
   ranks_ = header->ranks;
-  count_ = 2 + 2 * ranks_ + header->devices;
+  count_ = 2 + 2 * ranks_ + header->devices + 1;
   cells_ = &CatalogRankState(base, ranks_);
 }
 
@@ -82,6 +107,24 @@ std::string WriteCatalog(const CatalogRecord& record) {
     PutNumber(record.sessions[rank], &out);
     PutNumber(record.seats[rank], &out);
     PutBytes(Serialize(*record.ranks[rank]), &out);
+  }
+  const JobMembers& members = record.members;
+  PutNumber(members.members.size(), &out);
+  if (!members.members.empty()) {
+    PutNumber(record.self, &out);
+    PutBytes(members.secret, &out);
+    for (const JobMember& member : members.members) {
+      PutBytes(member.daemon, &out);
+      PutBytes(member.shard_address, &out);
+    }
+    for (size_t rank = 0; rank < record.ranks.size(); ++rank) {
+      const uint32_t member = static_cast<uint32_t>(members.member_of_rank[rank]);
+      PutNumber(member, &out);
+      if (member == record.self) continue;
+      const uint64_t elsewhere = static_cast<uint64_t>(CatalogRank::kElsewhere);
+      std::memcpy(out.data() + sizeof(CatalogHeader) + rank * sizeof(Cell), &elsewhere,
+                  sizeof elsewhere);
+    }
   }
   const CatalogHeader header{kCatalogMagic,
                              record.job,
@@ -134,6 +177,7 @@ absl::StatusOr<CatalogRecord> ReadCatalog(absl::Span<const char> bytes) {
     record.seats.push_back(seat);
     record.ranks.push_back(std::make_shared<const RankManifest>(*std::move(ranks)));
   }
+  if (absl::Status status = ReadMembers(reader, &record); !status.ok()) return status;
   return record;
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -115,6 +116,19 @@ std::vector<OptionRow> Rows(Config* c) {
           "end; without a lifeline "
           "it ends when its last job has gone.",
           &c->standalone),
+      LineOption("shard_listen", "HOST:PORT",
+                 "Where the other daemons of a job reach this one, for jobs whose ranks are at "
+                 "several daemons. Port "
+                 "0: any free one, kept for the daemon's life. off: such jobs are refused here.",
+                 &c->shard_listen,
+                 [](const std::string& text) {
+                   return text == "off" || absl::StrContains(text, ':')
+                              ? absl::OkStatus()
+                              : absl::InvalidArgumentError("HOST:PORT or off is expected");
+                 }),
+      SecondsOption("peer_timeout_s",
+                    "A job of several daemons ends when one of them is out of reach for this long.",
+                    &c->peer_timeout),
       SecondsOption("job_lease_s", "How long the state of a job without ranks is kept.",
                     &c->job_lease),
       SecondsOption("join_timeout_s", "How long a rank waits for the others to join, at most.",

@@ -23,6 +23,8 @@ struct Config {
   TlsOptions tls;                        // of that door, and of calls to other TCP endpoints
   std::string metrics_listen = "auto";   // "host:port", "auto" or "off"
   std::string coordinator = "embedded";  // or its gRPC endpoint
+  std::string shard_listen = "off";      // "host:port" for the other daemons of a job, or "off"
+  absl::Duration peer_timeout = absl::Seconds(30);
   // Where the daemon's id and the embedded coordinator's catalogue are; empty: in socket_dir, where they end with the daemon.
   std::string state_dir;
   BackendChoice backend = BackendChoice::kAuto;

@@ -24,6 +24,7 @@ class EmbeddedCoordinator final : public CoordinatorLink {
   absl::StatusOr<RegisterReply> Register(const RegisterCall& call) override;
   absl::StatusOr<HeartbeatReply> Heartbeat(const HeartbeatCall& call) override;
   absl::StatusOr<CreateJobReply> CreateJob(const CreateJobCall& call) override;
+  absl::StatusOr<OfferReply> OfferRanks(const OfferCall& call) override;
   absl::Status EndJob(uint64_t job, const std::string& reason) override;
   std::vector<grpc::Service*> services() override;
 

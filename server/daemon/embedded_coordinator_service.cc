@@ -40,6 +40,10 @@ absl::StatusOr<CreateJobReply> EmbeddedCoordinator::CreateJob(const CreateJobCal
   return coordinator_->CreateJob(call, absl::Now());
 }
 
+absl::StatusOr<OfferReply> EmbeddedCoordinator::OfferRanks(const OfferCall& call) {
+  return coordinator_->OfferRanks(call, absl::Now());
+}
+
 absl::Status EmbeddedCoordinator::EndJob(uint64_t job, const std::string& reason) {
   return coordinator_->EndJob(job, reason);
 }

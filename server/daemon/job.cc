@@ -27,6 +27,15 @@ Job::Job(CatalogRecord record, std::unique_ptr<JobLayout> layout, const JobConte
 Job::~Job() {
   ForgetCells();
   SyncLanes();
+  CloseLinks();
+}
+
+void Job::CloseLinks() {
+  if (links_ == nullptr) return;
+  links_.reset();
+  // What is still being put reads the exchange slab until the carrier has said that it is done.
+  if (context_.links->carrier->puts_pending() > 0)
+    context_.links->retired.push_back(std::move(slabs_.exchange.slab));
 }
 
 void Job::SyncLanes() {
@@ -44,6 +53,7 @@ absl::Status Job::Allocate() {
   Journal(slabs_.journal.data(), layout_->page.items).Format(id(), incarnation(), layout_->state);
   JobPage(slabs_.page.data(), layout_->page).Format(id(), incarnation());
   if (absl::Status status = BuildRooms(); !status.ok()) return status;
+  if (absl::Status status = OpenLinks(); !status.ok()) return status;
   BeginAfterVerdict();
   return absl::OkStatus();
 }
@@ -100,7 +110,9 @@ void Job::Orphan() {
   MUOND_CHECK(phase_ != JobPhase::kRunning);
   orphan_wanted_ = false;
   ForgetCells();
-  for (uint64_t session : record_.sessions) (void)context_.vault.Revoke(session);
+  for (uint64_t session : record_.sessions) {
+    if (session != 0) (void)context_.vault.Revoke(session);
+  }
   if (!has_slabs()) {
     phase_ = JobPhase::kOrphaned;
     return;
@@ -114,7 +126,10 @@ void Job::Orphan() {
 void Job::DropAll() {
   ForgetCells();
   SyncLanes();
-  for (uint64_t session : record_.sessions) (void)context_.vault.Revoke(session);
+  CloseLinks();
+  for (uint64_t session : record_.sessions) {
+    if (session != 0) (void)context_.vault.Revoke(session);
+  }
   slabs_.DropAll();
 }
 

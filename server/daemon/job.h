@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "server/daemon/catalog.h"
 #include "server/daemon/cell_watch.h"
 #include "server/daemon/job_layout.h"
+#include "server/daemon/job_links.h"
 #include "server/daemon/job_slabs.h"
 #include "server/daemon/job_works.h"
 #include "server/daemon/mailbox.h"
@@ -29,6 +31,7 @@
 #include "server/gather/gatherer.h"
 #include "server/gather/verdict.h"
 #include "server/observe/metrics.h"
+#include "server/peer/item_courier.h"
 #include "server/schedule/scheduler.h"
 #include "server/session/gate.h"
 #include "server/state/journal.h"
@@ -55,6 +58,7 @@ struct JobContext {
   CellWatch* watch = nullptr;  // needed for ranks on GPUs
   uint64_t workspace_bytes =
       0;  // of each device, for more than one matrix at once; 0: a GPU's share of its memory
+  LinkTable* links = nullptr;  // needed for jobs of several daemons
 };
 
 enum class JobPhase : uint8_t {
@@ -64,7 +68,7 @@ enum class JobPhase : uint8_t {
   kOrphaned = 4,   // no ranks; state and parameters stay until the lease ends
 };
 
-class Job {
+class Job : private JobLinksOwner {
  public:
   Job(CatalogRecord record, std::unique_ptr<JobLayout> layout, const JobContext& context);
   ~Job();  // REQUIRES: not kRunning. Waits for what its streams still read.
@@ -91,7 +95,15 @@ class Job {
   void GroupDone(size_t run);       // a group has finished on its device
   void StepDone();                  // and with it the step
   void RankLost(uint32_t rank, const std::string& why);
-  void RankLeft(uint32_t rank);
+
+  // With other members (job_peers.cc).
+  bool alone() const { return layout_->view.alone(); }
+  void ItemLanded(uint32_t item);  // its copy-out has ended on the stream
+  void Tick(absl::Time now);
+  // This daemon's ranks have left, and the others need nothing of it any more.
+  bool ReadyToEnd();
+  // Opens the links; the slabs are there.
+  absl::Status OpenLinks();
   // Starts a group that the scheduler chose.
   void RunGroup(int device, const ScheduledGroup& group);
   uint32_t Room(uint32_t item) const { return book_->Room(item); }
@@ -167,6 +179,33 @@ class Job {
     std::vector<CopyOut*> copies;
   };
 
+  // job_peers.cc
+  void LinkIsUp(uint32_t member) override;
+  void LinkIsDown(uint32_t member) override;
+  void FrameCame(uint32_t member, const Frame& frame) override;
+  void PutDone(uint32_t member, uint64_t token, bool arrived) override;
+  void CheckLocalSheets();
+  void TryTogether();
+  void Vote();
+  void VoteCame(uint32_t member, uint64_t step);
+  void TellVerdict(uint32_t member, uint64_t step);
+  void VerdictCame(const Frame& frame);
+  void TakeVerdict(const Frame& frame);
+  void ItemArrived(uint32_t member, uint32_t item, uint64_t step);
+  void CopyOutArrived(uint32_t item);
+  void CloseLinks();
+  uint64_t AwaitItems();  // how many items of others the running step still needs
+  void CopyOutLanded();   // those that were here before the verdict was
+  bool HasLanded(uint32_t item, uint64_t step) const;
+  bool WaitsForItem(uint32_t item) const;
+  void StartCourier();
+  void PumpPuts();
+  void MemberLost(uint32_t member, absl::Time since);
+  VerdictInput LocalInput() const;
+  uint32_t FirstRankOf(uint32_t member) const {
+    return layout_->exchange.vote(member).ranks.front();
+  }
+
   void InheritJournal(const Job& older, bool same_places);
   void CopyStates(const Job& older);
   absl::Status CopyParameters(Job& older);
@@ -239,6 +278,30 @@ class Job {
   std::atomic<uint64_t> items_left_{0};
   uint64_t items_to_enqueue_ = 0;
   bool ends_on_stream_ = false;  // EndsOnStream() of the running step
+
+  // With other members only.
+  struct Together {
+    explicit Together(const JobLayout& layout)
+        : courier(layout.view.count, layout.view.self, layout.page.items),
+          votes(layout.view.count, 0),
+          left(layout.view.count, false),
+          landed(layout.page.items, 0),
+          copying(layout.page.items, 0) {}
+    ItemCourier courier;
+    std::vector<uint64_t> votes;  // the chief's: newest step for which the member has voted
+    std::vector<bool> left;       // members whose ranks have left
+    std::vector<uint64_t> landed, copying;  // by item: step
+    std::optional<Frame> next_verdict;      // that came while the step before is being finished
+    bool sheets_differ = false;             // here already: nothing is measured, the chief will say
+    uint64_t voting = 0;                    // the step whose vote is being put; 0: none
+    absl::Time voted_at = absl::InfinitePast();
+    std::optional<uint32_t> lost_rank;
+    std::string lost_why;
+    bool leaving = false;
+    absl::Time look_at = absl::InfinitePast(), told_left_at = absl::InfinitePast();
+  };
+  std::unique_ptr<Together> together_;
+  std::unique_ptr<JobLinks> links_;
 
   Verdict last_void_;
   uint64_t void_step_ = 0;

@@ -10,7 +10,7 @@ bool Job::WritesLater(uint32_t rank) const {
 }
 
 bool Job::EndsOnStream() const {
-  if (context_.fail_points)
+  if (context_.fail_points || !alone())
     return false;  // their passages are host functions, in the order of the protocol
   for (uint32_t rank = 0; rank < ranks(); ++rank) {
     if (!WritesLater(rank)) return false;
@@ -34,7 +34,7 @@ void Job::WatchSheets() {
   // The STEP frame says it sooner; but one that went to a dead stepper is not repeated while the rank's host waits for its GPU.
   const uint64_t step = gatherer_->step();
   for (uint32_t rank = 0; rank < ranks(); ++rank) {
-    if (!WritesLater(rank)) continue;
+    if (!WritesLater(rank) || !layout_->view.local(rank)) continue;
     if (page_->sheet(rank, step).commit.load(std::memory_order_acquire) >= step) {
       for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket)
         WatchGradient(rank, bucket);

@@ -6,12 +6,15 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "kernels/ops/ops.h"
 #include "kernels/runtime/dtype.h"
 
 namespace muond {
 namespace {
 
-absl::StatusOr<int> OwnerOf(const Plan& plan, size_t item, const std::string& daemon, int devices) {
+// Fills in who owns the item, and on which of our devices; kElsewhere when it is not ours.
+absl::Status SetOwner(const Plan& plan, size_t item, const std::string& daemon, int devices,
+                      const JobMembers& members, MemberView* view, int* ordinal) {
   const int32_t owner = plan.items[item].owner;
   if (owner < 0 || static_cast<size_t>(owner) >= plan.devices.size()) {
     return absl::FailedPreconditionError(
@@ -19,7 +22,13 @@ absl::StatusOr<int> OwnerOf(const Plan& plan, size_t item, const std::string& da
                         owner, plan.devices.size()));
   }
   const DeviceSpec& device = plan.devices[owner];
-  if (device.daemon != daemon) {
+  const auto at = std::find_if(members.members.begin(), members.members.end(),
+                               [&](const JobMember& m) { return m.daemon == device.daemon; });
+  if (at != members.members.end()) {
+    view->owner_of_item.push_back(static_cast<uint32_t>(at - members.members.begin()));
+    *ordinal = kElsewhere;
+    if (view->owner_of_item.back() != view->self) return absl::OkStatus();
+  } else if (device.daemon != daemon || !members.members.empty()) {
     return absl::FailedPreconditionError(
         absl::StrFormat("plan of epoch %d: item %d belongs to daemon '%s', this is '%s'",
                         plan.epoch, item, device.daemon, daemon));
@@ -29,7 +38,49 @@ absl::StatusOr<int> OwnerOf(const Plan& plan, size_t item, const std::string& da
         absl::StrFormat("plan of epoch %d: item %d belongs to device %d, there are %d", plan.epoch,
                         item, device.ordinal, devices));
   }
-  return device.ordinal;
+  *ordinal = device.ordinal;
+  return absl::OkStatus();
+}
+
+// Of the tensors, what this daemon's ranks hold.
+std::vector<GatheredTensor> LocalPart(const std::vector<GatheredTensor>& tensors,
+                                      const MemberView& view) {
+  std::vector<GatheredTensor> local = tensors;
+  for (GatheredTensor& tensor : local) {
+    for (ReplicaBlocks& replica : tensor.replicas) {
+      std::erase_if(replica.blocks, [&](const HeldBlock& held) { return !view.local(held.rank); });
+    }
+    std::erase_if(tensor.replicas, [](const ReplicaBlocks& r) { return r.blocks.empty(); });
+  }
+  return local;
+}
+
+// For each tensor the replica that is read on this daemon; they take turns. All of it must lie with this daemon's ranks.
+absl::StatusOr<std::vector<int32_t>> LocalReplicas(const Manifest& manifest,
+                                                   const std::vector<GatheredTensor>& tensors,
+                                                   const MemberView& view) {
+  std::vector<int32_t> chosen;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    std::vector<int32_t> whole;
+    bool empty = true;
+    for (size_t r = 0; r < tensors[t].replicas.size(); ++r) {
+      const std::vector<HeldBlock>& blocks = tensors[t].replicas[r].blocks;
+      empty = empty && blocks.empty();
+      const bool here = std::all_of(blocks.begin(), blocks.end(),
+                                    [&](const HeldBlock& held) { return view.local(held.rank); });
+      if (here && !blocks.empty()) whole.push_back(static_cast<int32_t>(r));
+    }
+    if (!tensors[t].same || (whole.empty() && !empty)) {
+      return absl::UnimplementedError(absl::StrFormat(
+          "tensor '%s' has %s, and the ranks of this job are at %d daemons: over several daemons "
+          "each needs one whole, reduced replica (DDP); run one daemon for all ranks",
+          manifest.tensors[t].name,
+          tensors[t].same ? "no whole replica with this daemon's ranks" : "unreduced gradients",
+          view.count));
+    }
+    chosen.push_back(empty ? 0 : whole[t % whole.size()]);
+  }
+  return chosen;
 }
 
 // Items that may run as one group: one rule, one rectangle, one coefficient table, one set of dtypes.
@@ -55,16 +106,37 @@ class ShapeIds {
 absl::StatusOr<std::unique_ptr<JobLayout>> JobLayout::Build(
     std::shared_ptr<const Manifest> manifest,
     std::vector<std::shared_ptr<const RankManifest>> ranks, std::shared_ptr<const Plan> plan,
-    const std::string& daemon, int devices) {
+    const std::string& daemon, int devices, const JobMembers& members, uint32_t self) {
   auto layout = std::make_unique<JobLayout>();
-  std::vector<const RankManifest*> rank_views;
-  for (const auto& rank : ranks) rank_views.push_back(rank.get());
-  auto parts = PartsOf(*manifest, rank_views, plan->items, ProviderReplica);
-  if (!parts.ok()) return parts.status();
-  layout->sources = SourcesOf(*manifest, *parts, rank_views);
+  MemberView& view = layout->view;
+  if (!members.members.empty()) {
+    view.self = self;
+    view.count = static_cast<uint32_t>(members.members.size());
+    view.member_of_rank.assign(members.member_of_rank.begin(), members.member_of_rank.end());
+  }
+  const RankManifest nothing;
+  std::vector<const RankManifest*> rank_views, local_views;
+  for (uint32_t rank = 0; rank < ranks.size(); ++rank) {
+    rank_views.push_back(ranks[rank].get());
+    local_views.push_back(view.local(rank) ? ranks[rank].get() : &nothing);
+  }
+  while (layout->first_rank < ranks.size() && !view.local(layout->first_rank)) ++layout->first_rank;
   auto tensors = GatheredTensors(*manifest, rank_views);
   if (!tensors.ok()) return tensors.status();
   layout->tensors = *std::move(tensors);
+  std::vector<int32_t> replicas;
+  if (!view.alone()) {
+    auto local = LocalReplicas(*manifest, layout->tensors, view);
+    if (!local.ok()) return local.status();
+    replicas = *std::move(local);
+    layout->local_tensors = LocalPart(layout->tensors, view);
+  }
+  const auto provider = [&](int32_t tensor, int32_t count) {
+    return view.alone() ? ProviderReplica(tensor, count) : replicas[tensor];
+  };
+  auto parts = PartsOf(*manifest, local_views, plan->items, provider);
+  if (!parts.ok()) return parts.status();
+  const std::vector<ItemSource> sources = SourcesOf(*manifest, *parts, local_views);
 
   layout->buckets.resize(manifest->buckets);
   layout->tensor_items.resize(manifest->tensors.size());
@@ -72,11 +144,12 @@ absl::StatusOr<std::unique_ptr<JobLayout>> JobLayout::Build(
   ShapeIds shapes;
   std::vector<ItemNeed> needs;
   for (size_t i = 0; i < plan->items.size(); ++i) {
-    auto device = OwnerOf(*plan, i, daemon, devices);
-    if (!device.ok()) return device.status();
     ItemLayout item;
     item.rule = plan->items[i].rule;
-    item.device = *device;
+    if (absl::Status status = SetOwner(*plan, i, daemon, devices, members, &view, &item.device);
+        !status.ok()) {
+      return status;
+    }
     item.parts = std::move((*parts)[i]);
     item.group = manifest->tensors[item.parts.runs.front().tensor].group;
     item.shape = shapes.Of(*manifest, item);
@@ -94,8 +167,10 @@ absl::StatusOr<std::unique_ptr<JobLayout>> JobLayout::Build(
     needs.push_back(item.need);
     for (uint32_t bucket : item.parts.buckets)
       layout->buckets[bucket].items.push_back(static_cast<int32_t>(i));
-    layout->device_items[item.device].push_back(
-        {static_cast<uint32_t>(i), item.shape, plan->items[i].cost_seconds});
+    if (item.device != kElsewhere) {
+      layout->device_items[item.device].push_back(
+          {static_cast<uint32_t>(i), item.shape, plan->items[i].cost_seconds});
+    }
     layout->matrices += item.rule == Rule::kMuon;
     layout->parameters += item.elements;
     layout->items.push_back(std::move(item));
@@ -105,12 +180,24 @@ absl::StatusOr<std::unique_ptr<JobLayout>> JobLayout::Build(
   if (!state.ok()) return state.status();
   layout->state = *std::move(state);
 
+  for (const ItemSource& source : sources) {
+    if (view.owns(source.item)) layout->sources.push_back(source);
+  }
+  // Gradients of what others own stay where they are.
+  std::vector<bool> read(manifest->tensors.size(), view.alone());
+  for (size_t i = 0; i < layout->items.size(); ++i) {
+    if (!view.owns(static_cast<uint32_t>(i))) continue;
+    for (const RunParts& run : layout->items[i].parts.runs) read[run.tensor] = true;
+  }
+  const auto pushes = [&](int32_t tensor, int32_t count) {
+    return read[tensor] ? provider(tensor, count) : -1;
+  };
   size_t blocks_max = 0;
-  for (const auto& rank : ranks) {
-    auto rank_layout = LayRank(*manifest, *rank);
+  for (uint32_t rank = 0; rank < ranks.size(); ++rank) {
+    auto rank_layout = LayRank(*manifest, *local_views[rank], pushes);
     if (!rank_layout.ok()) return rank_layout.status();
     layout->rank_layouts.push_back(*std::move(rank_layout));
-    blocks_max = std::max(blocks_max, rank->shards.size());
+    blocks_max = std::max(blocks_max, ranks[rank]->shards.size());
   }
   for (size_t t = 0; t < manifest->tensors.size(); ++t) {
     layout->buckets[manifest->tensors[t].bucket].tensors.push_back(static_cast<int32_t>(t));
@@ -125,6 +212,14 @@ absl::StatusOr<std::unique_ptr<JobLayout>> JobLayout::Build(
   auto page_bytes = JobPage::SizeBytes(layout->page);
   if (!page_bytes.ok()) return page_bytes.status();
   layout->page_bytes = *page_bytes;
+  if (!view.alone()) {
+    std::vector<ExchangeItem> exchanged;
+    for (const ItemLayout& item : layout->items) {
+      exchanged.push_back({static_cast<uint32_t>(item.parts.runs.size()), item.need.place_bytes});
+    }
+    layout->exchange = ExchangeLayout::Lay(view, JobPage(nullptr, layout->page).sheet_bytes(),
+                                           sizeof(Measurement), exchanged);
+  }
   layout->manifest = std::move(manifest);
   layout->ranks = std::move(ranks);
   layout->plan = std::move(plan);

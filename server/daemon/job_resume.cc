@@ -15,6 +15,7 @@ absl::Status Job::Resume() {
   if (absl::Status status = slabs_.RenewJournal(layout_->page.items); !status.ok()) return status;
   if (absl::Status status = BuildRooms(); !status.ok()) return status;
 
+  if (absl::Status status = OpenLinks(); !status.ok()) return status;
   CopyOutLagging();
   const auto newest = journal_->newest_verdict();
   verdict_step_ = newest ? newest->step : 0;
@@ -32,13 +33,13 @@ absl::Status Job::Resume() {
     // Sheets and gradients of the step are intact: `taken` lags for every item that has not flipped.
     gatherer_->Begin(newest->step);
     Verdict verdict;
-    if (!Judge::Presence(Input(), &presence_, &verdict)) {
+    if (!Judge::Presence(alone() ? Input() : LocalInput(), &presence_, &verdict)) {
       return absl::DataLossError(
           absl::StrFormat("job '%s': step %d has a GO, but its sheets say: %s", name(),
                           newest->step, verdict.text));
     }
     for (uint32_t item = 0; item < layout_->page.items; ++item) {
-      works_->SetPresence(item, presence_, *page_, newest->step);
+      if (layout_->view.owns(item)) works_->SetPresence(item, presence_, *page_, newest->step);
     }
     StartGo(newest->clip_factor, /*resumed=*/true);
   }
@@ -70,6 +71,10 @@ bool SameShards(const RankLayout& a, const RankManifest& x, const RankLayout& b,
 
 absl::Status Job::Adopt(Job& older) {
   MUOND_CHECK(older.phase_ == JobPhase::kOrphaned);
+  if (!alone() || !older.alone()) {
+    return absl::UnimplementedError(absl::StrFormat(
+        "job '%s' is or was one of several daemons: its state is not adopted; restore it", name()));
+  }
   if (!older.has_slabs())
     return absl::NotFoundError(absl::StrFormat("job '%s' never had any state", name()));
   if (layout_->items.size() != older.layout_->items.size()) {
@@ -157,6 +162,7 @@ absl::Status Job::ResumeOrphan() {
 
 void Job::CopyOutLagging() {
   for (uint32_t item = 0; item < layout_->page.items; ++item) {
+    if (!layout_->view.owns(item)) continue;
     const ItemWord& word = book_->word(item);
     DeviceRoom& room = devices_[layout_->items[item].device];
     for (const Holder& holder : works_->copy_out(item).holders) {
@@ -169,6 +175,7 @@ void Job::CopyOutLagging() {
   }
   // Places are free only after this.
   SyncLanes();
+  if (!alone()) StartCourier();  // again: the exchange slab holds more now
 }
 
 }  // namespace muond

@@ -64,6 +64,7 @@ void JobSlabs::WriteIds() {
     write(table.parameter(rank), parameters[rank]);
   for (uint32_t device = 0; device < states.size(); ++device)
     write(table.state(device), states[device]);
+  write(table.exchange(), exchange);
 }
 
 absl::Status JobSlabs::KeepCatalog(const std::string& bytes) {
@@ -132,9 +133,18 @@ absl::Status JobSlabs::Allocate(const JobLayout& layout, absl::Span<const uint64
           !status.ok())
         return status;
     }
+    if (!exchange.held() && !layout.view.alone()) {
+      info = {
+          0, SlabKind::kExchange, 0, 0, 0, 0, kHostDevice, absl::StrFormat("exchange %x", job_)};
+      if (absl::Status status =
+              Hold(CreateHostSlab(info.label, layout.exchange.bytes()), info, &exchange);
+          !status.ok())
+        return status;
+    }
     gradients.resize(layout.ranks.size());
     parameters.resize(layout.ranks.size());
     for (uint32_t rank = 0; rank < layout.ranks.size(); ++rank) {
+      if (!layout.view.local(rank)) continue;
       const absl::StatusOr<Device*> device = DeviceOfRank(*layout.ranks[rank]);
       if (!device.ok()) return device.status();
       const uint32_t ordinal = static_cast<uint32_t>((*device)->info().ordinal);
@@ -171,6 +181,7 @@ absl::Status JobSlabs::Allocate(const JobLayout& layout, absl::Span<const uint64
     for (HeldSlab& slab : states) Drop(slab);
     for (HeldSlab& slab : parameters) Drop(slab);
     Drop(journal);
+    Drop(exchange);
   }
   DropGradients();
   Drop(page);
@@ -236,6 +247,9 @@ absl::Status JobSlabs::Import(KeptSlab kept) {
     case SlabKind::kState:
       to = &at(states, info.device);
       break;
+    case SlabKind::kExchange:
+      to = &exchange;
+      break;
   }
   const int descriptor = kept.descriptor.Release();
   auto slab = on_device ? backend_.devices()[info.device]->ImportSlab(descriptor, info.size_bytes)
@@ -254,8 +268,11 @@ bool Fits(const HeldSlab& slab, uint64_t bytes) {
 bool JobSlabs::HasState(const JobLayout& layout) const {
   if (!Fits(journal, Journal::SizeBytes(layout.page.items)) || !Fits(page, layout.page_bytes))
     return false;
-  if (parameters.size() != layout.ranks.size()) return false;
-  for (size_t rank = 0; rank < parameters.size(); ++rank) {
+  if (!layout.view.alone() && !Fits(exchange, layout.exchange.bytes())) return false;
+  // Slabs were imported up to the last rank that has one.
+  for (uint32_t rank = 0; rank < layout.ranks.size(); ++rank) {
+    if (!layout.view.local(rank)) continue;
+    if (rank >= parameters.size()) return false;
     if (!Fits(parameters[rank], layout.rank_layouts[rank].parameter_bytes)) return false;
   }
   for (size_t d = 0; d < layout.device_items.size(); ++d) {
@@ -266,8 +283,10 @@ bool JobSlabs::HasState(const JobLayout& layout) const {
 }
 
 bool JobSlabs::Complete(const JobLayout& layout) const {
-  if (!HasState(layout) || gradients.size() != layout.ranks.size()) return false;
-  for (size_t rank = 0; rank < gradients.size(); ++rank) {
+  if (!HasState(layout)) return false;
+  for (uint32_t rank = 0; rank < layout.ranks.size(); ++rank) {
+    if (!layout.view.local(rank)) continue;
+    if (rank >= gradients.size()) return false;
     if (!Fits(gradients[rank], layout.rank_layouts[rank].gradient_bytes)) return false;
   }
   return true;
@@ -292,6 +311,7 @@ void JobSlabs::DropAll() {
   DropGradients();
   for (HeldSlab& slab : parameters) Drop(slab);
   for (HeldSlab& slab : states) Drop(slab);
+  Drop(exchange);
 }
 
 uint64_t JobSlabs::state_bytes() const {
@@ -305,7 +325,7 @@ uint64_t JobSlabs::total_bytes() const {
   for (const auto* slabs : {&gradients, &parameters}) {
     for (const HeldSlab& slab : *slabs) bytes += slab.held() ? slab.slab->size_bytes() : 0;
   }
-  for (const HeldSlab* slab : {&catalog, &journal, &page})
+  for (const HeldSlab* slab : {&catalog, &journal, &page, &exchange})
     bytes += slab->held() ? slab->slab->size_bytes() : 0;
   return bytes;
 }

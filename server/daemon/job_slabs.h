@@ -31,7 +31,8 @@ class JobSlabs {
       : job_(job), backend_(backend), vault_(vault) {}
 
   HeldSlab catalog, journal, page;
-  std::vector<HeldSlab> gradients, parameters;  // by rank
+  HeldSlab exchange;                            // of a job of several daemons
+  std::vector<HeldSlab> gradients, parameters;  // by rank; none of ranks elsewhere
   std::vector<HeldSlab> states;                 // by device; none where the device owns nothing
 
   // Writes the ids of what is there into the catalogue, then keeps it: from then on it names this job's slabs.

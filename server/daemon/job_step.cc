@@ -43,8 +43,9 @@ void Job::Announced(uint32_t rank, uint32_t bucket) {
 void Job::SheetFilled(uint32_t rank) {
   if (phase_ != JobPhase::kGathering) return;
   for (uint32_t other = 0; other < ranks(); ++other) {
-    if (rank_state(other) == CatalogRank::kLeft)
-      return Conclude(::muond::RankLost(other, "it has left the job"));
+    if (rank_state(other) != CatalogRank::kLeft) continue;
+    if (!alone()) return RankLost(other, "it has left the job");
+    return Conclude(::muond::RankLost(other, "it has left the job"));
   }
   for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) {
     ReadCell(rank, bucket);
@@ -127,6 +128,7 @@ VerdictInput Job::Input() const {
 bool Job::SheetsIn() const {
   const uint64_t step = gatherer_->step();
   for (uint32_t rank = 0; rank < ranks(); ++rank) {
+    if (!layout_->view.local(rank)) continue;
     if (page_->sheet(rank, step).commit.load(std::memory_order_acquire) != step) return false;
   }
   return true;
@@ -177,12 +179,14 @@ bool Job::Enough(uint32_t item, const MeasureRequest& have) const {
 
 bool Job::AllMeasured() const {
   for (uint32_t item = 0; item < layout_->page.items; ++item) {
+    if (!layout_->view.owns(item)) continue;
     if (Present(item) && !(gatherer_->whole(item) && Enough(item, measured_[item]))) return false;
   }
   return true;
 }
 
 void Job::TryVerdict() {
+  if (!alone()) return TryTogether();
   if (!sheets_checked_ && (!SheetsIn() || !AttemptsIn() || !CheckSheets())) return;
   if (!AllMeasured()) return;
   const absl::Time judged = absl::Now();
@@ -202,6 +206,10 @@ void Job::Conclude(const Verdict& verdict) {
   journal_->Record(record);
   FailPoint("after_verdict");
   verdict_step_ = record.step;
+  if (links_ != nullptr && layout_->view.chief()) {
+    for (uint32_t member = 1; member < layout_->view.count; ++member)
+      TellVerdict(member, verdict_step_);
+  }
   if (verdict.go) {
     SetLoading(false);
     StartGo(verdict.clip_factor, /*resumed=*/false);
@@ -241,7 +249,8 @@ void Job::StartGo(double clip_factor, bool resumed) {
   phase_ = JobPhase::kRunning;
   verdict_at_ = absl::Now();
   const uint64_t step = verdict_step_;
-  works_->SetScalars(page_->sheet(0, step), page_->groups(0, step), clip_factor);
+  const uint32_t any = layout_->first_rank;  // all sheets are equal
+  works_->SetScalars(page_->sheet(any, step), page_->groups(any, step), clip_factor);
   for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) bucket_left_[bucket].store(0);
   uint64_t items = 0;
   for (size_t device = 0; device < runnable_.size(); ++device) {
@@ -262,8 +271,9 @@ void Job::StartGo(double clip_factor, bool resumed) {
   for (uint32_t bucket = 0; bucket < layout_->page.buckets; ++bucket) {
     if (bucket_left_[bucket].load() == 0) SetTaken(bucket, step);
   }
-  items_left_.store(items);
   items_to_enqueue_ = items;
+  if (!alone()) items += AwaitItems();
+  items_left_.store(items);
   ends_on_stream_ = EndsOnStream();
   if (items == 0) {
     SetStepOver(step, StepOutcome::kApplied);
@@ -275,6 +285,7 @@ void Job::StartGo(double clip_factor, bool resumed) {
       context_.scheduler.Enqueue(static_cast<int>(device), id(), runnable_[device]);
   }
   enqueued_ = true;
+  if (!alone()) CopyOutLanded();
 }
 
 Job::GroupRun& Job::AcquireRun() {
@@ -381,11 +392,16 @@ void Job::AfterReady(const GroupRun& run) {
 void Job::GroupDone(size_t index) {
   GroupRun& run = runs_[index];
   context_.scheduler.Finished(run.device, run.cost_seconds);
+  if (links_ != nullptr) {
+    for (const uint32_t item : run.items) together_->courier.Filled(item, run.step);
+    PumpPuts();
+  }
   free_runs_.push_back(index);
   enqueued_ = true;  // there may be room for more
 }
 
 void Job::StepDone() {
+  if (phase_ != JobPhase::kRunning) return;  // it was given up meanwhile
   FailPoint("after_done");
   for (uint32_t rank = 0; rank < ranks(); ++rank)
     outbox_.emplace_back(rank, OutcomeTo(rank, verdict_step_));
@@ -393,11 +409,22 @@ void Job::StepDone() {
   if (step_began_ != absl::InfiniteFuture()) Time(Phase::kStep, step_began_);
   if (context_.metrics != nullptr) context_.metrics->Step(StepResult::kApplied);
   BeginStep(verdict_step_ + 1);
+  if (!alone() && together_->lost_rank && layout_->view.chief()) orphan_wanted_ = true;
+  if (!alone() && together_->next_verdict) return TakeVerdict(*together_->next_verdict);
   TryVerdict();
 }
 
 void Job::RankLost(uint32_t rank, const std::string& why) {
   if (orphan_wanted_ || phase_ == JobPhase::kOrphaned) return;
+  if (links_ != nullptr) {
+    together_->lost_rank = rank;
+    together_->lost_why = why;
+    together_->look_at = absl::InfinitePast();
+    Tick(absl::Now());
+    // Another member's word: its VOID ends the job here as well.
+    if (!layout_->view.chief()) return;
+    if (phase_ == JobPhase::kRunning) return;  // the verdict after this step's
+  }
   orphan_wanted_ = true;
   if (phase_ == JobPhase::kGathering) Conclude(::muond::RankLost(rank, why));
 }

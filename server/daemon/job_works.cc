@@ -86,6 +86,19 @@ Block JobWorks::BlockOf(const RunParts& run, const Part& part, bool gradient) co
   return block;
 }
 
+// Where a run's parameter lies in the exchange slab: dense, as in a staged place.
+Block JobWorks::ExchangeBlock(uint32_t item, size_t run) const {
+  const RunParts& parts = layout_.items[item].parts.runs[run];
+  Block block;
+  block.data =
+      slabs_.exchange.data() + layout_.exchange.parameter(item) + runs(item)[run].parameter;
+  block.rows = parts.rows;
+  block.cols = parts.cols;
+  block.ld = parts.cols;
+  block.dtype = layout_.manifest->tensors[parts.tensor].parameter_type;
+  return block;
+}
+
 std::vector<Block> JobWorks::GradientOf(const RunParts& run) const {
   std::vector<Block> blocks;
   for (const Part& part : run.parts) {
@@ -150,6 +163,14 @@ absl::Status JobWorks::BuildItem(uint32_t index, const JobPage& page) {
     }
   }
   for (auto& [rank, holder] : holders) copy.holders.push_back(std::move(holder));
+  if (!layout_.view.alone() && layout_.view.owns(index)) {
+    // The other members get it from the exchange slab: one more holder.
+    Holder& exchange = copy.holders.emplace_back();
+    exchange.rank = kExchangeHolder;
+    exchange.ready =
+        reinterpret_cast<Cell*>(slabs_.exchange.data() + layout_.exchange.filled(index));
+    for (size_t r = 0; r < runs; ++r) exchange.runs.push_back({ExchangeBlock(index, r)});
+  }
   copy.Finish();
   return absl::OkStatus();
 }
@@ -164,7 +185,9 @@ double* JobWorks::step_count(uint32_t item, size_t run, uint32_t slot) const {
 }
 
 void JobWorks::PointCopyOut(uint32_t item, const ItemWord& word) {
-  char* place = StateBase(item) + layout_.state.PlaceOffset(item, word.place);
+  char* place = layout_.view.owns(item)
+                    ? StateBase(item) + layout_.state.PlaceOffset(item, word.place)
+                    : slabs_.exchange.data() + layout_.exchange.parameter(item);
   for (size_t run = 0; run < copies_[item].tasks.size(); ++run) {
     copies_[item].tasks[run].source.data = place + runs(item)[run].parameter;
   }

@@ -29,6 +29,7 @@ class JobWorks {
   CopyOut& copy_out(uint32_t item) { return copies_[item]; }
   std::vector<MeasureTask>& measures(uint32_t item) { return measures_[item]; }
   absl::Span<const MeasuredRun> measured_runs() const { return measured_runs_; }
+  Measurement& measurement(uint32_t run) { return measurements_[run]; }
 
   // Directs the item's work from the state of `from` to that of `to`; its copy-out reads the place of `to`.
   void Point(uint32_t item, const ItemWord& from, const ItemWord& to);
@@ -68,6 +69,7 @@ class JobWorks {
   const std::vector<RunPlace>& runs(uint32_t item) const { return layout_.items[item].need.runs; }
   float* State(uint32_t item, uint32_t slot, uint64_t offset) const;
   char* StateBase(uint32_t item) const { return slabs_.states[layout_.items[item].device].data(); }
+  Block ExchangeBlock(uint32_t item, size_t run) const;
   Block BlockOf(const RunParts& run, const Part& part, bool gradient) const;
   std::vector<Block> GradientOf(const RunParts& run) const;
   void SetGradient(uint32_t item, size_t run, const std::vector<Block>& blocks);

@@ -21,12 +21,13 @@ enum class CompletionKind : uint8_t {
   kJobStepDone = 3,
   kGradientCell = 4,  // of a rank whose device writes its cells
   kSheetCell = 5,
+  kItemLanded = 6,  // an item of another member is with our ranks
 };
 struct Completion {
   CompletionKind kind = CompletionKind::kMeasured;
   uint64_t job = 0;
   uint64_t value = 0;  // kMeasured: device; kGroupDone: index of the run; kJobStepDone: the step;
-                       // kGradientCell: rank << 32 | bucket; kSheetCell: rank
+      // kGradientCell: rank << 32 | bucket; kSheetCell: rank; kItemLanded: the item
 };
 
 class Mailbox {

@@ -10,6 +10,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
+#include "proto/types/coordinator_calls.h"
 #include "proto/types/plan.h"
 
 namespace muond {
@@ -36,6 +37,10 @@ class PlanSource {
                          std::vector<std::shared_ptr<const RankManifest>> ranks,
                          const AdoptedJob& adopted,
                          absl::AnyInvocable<void(absl::StatusOr<PlannedJob>)> done) = 0;
+  // Ranks that wait here for those of other daemons; asked again until the answer is complete. The source names the daemon.
+  virtual void OfferRanks(OfferCall, absl::AnyInvocable<void(absl::StatusOr<OfferReply>)> done) {
+    done(absl::UnimplementedError("plans of this daemon are for its own devices alone"));
+  }
   virtual void EndJob(uint64_t job_id, const std::string& reason) = 0;
 };
 

@@ -32,6 +32,9 @@ class RemoteLink final : public CoordinatorLink {
     return stub_->CreateJob(call, kPlanWithin);
   }
   std::string answering() override { return stub_->answering(); }
+  absl::StatusOr<OfferReply> OfferRanks(const OfferCall& call) override {
+    return stub_->OfferRanks(call, kPlanWithin);
+  }
   absl::Status EndJob(uint64_t job, const std::string& reason) override {
     return stub_->EndJob(job, reason);
   }
@@ -97,6 +100,17 @@ class PlansImpl final : public Plans, public PlanSource {
       if (!reply.ok()) return done(reply.status());
       held_.insert(reply->job);
       done(PlannedJob{reply->job, reply->incarnation, std::move(reply->plan)});
+    });
+  }
+
+  void OfferRanks(OfferCall call,
+                  absl::AnyInvocable<void(absl::StatusOr<OfferReply>)> done) override {
+    Post([this, call = std::move(call), done = std::move(done)]() mutable {
+      if (!registered_) Register().IgnoreError();
+      call.daemon = daemon_;
+      auto reply = options_.link->OfferRanks(call);
+      if (reply.ok() && reply->complete) held_.insert(reply->job.job);
+      done(std::move(reply));
     });
   }
 

@@ -30,6 +30,7 @@ class CoordinatorLink {
   virtual absl::StatusOr<RegisterReply> Register(const RegisterCall& call) = 0;
   virtual absl::StatusOr<HeartbeatReply> Heartbeat(const HeartbeatCall& call) = 0;
   virtual absl::StatusOr<CreateJobReply> CreateJob(const CreateJobCall& call) = 0;
+  virtual absl::StatusOr<OfferReply> OfferRanks(const OfferCall& call) = 0;
   virtual absl::Status EndJob(uint64_t job, const std::string& reason) = 0;
   // The endpoint that answered last, of several; empty: as configured.
   virtual std::string answering() { return ""; }

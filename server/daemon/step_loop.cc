@@ -13,6 +13,11 @@
 #include "server/observe/log.h"
 
 namespace muond {
+namespace {
+
+constexpr absl::Duration kLinksLook = absl::Milliseconds(200);  // at jobs of several daemons
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<StepLoop>> StepLoop::Create(StepLoopOptions options) {
   auto mailbox = Mailbox::Create();
@@ -63,8 +68,11 @@ absl::Status StepLoopImpl::Start() {
     devices_.push_back(std::move(room));
   }
   scheduler_ = std::make_unique<Scheduler>(static_cast<int>(devices_.size()));
+  links_.carrier = options_.shards.get();
+  links_.peer_timeout = options_.peer_timeout;
+  const int shards = options_.shards == nullptr ? -1 : options_.shards->event_descriptor();
   for (int descriptor : {mailbox_->event_descriptor(), options_.carrier->event_descriptor(),
-                         options_.vault->event_descriptor()}) {
+                         options_.vault->event_descriptor(), shards}) {
     if (absl::Status status = Watch(descriptor); !status.ok()) return status;
   }
   return Recover();
@@ -100,6 +108,10 @@ int StepLoopImpl::TimeoutMs(absl::Time now) const {
   absl::Time next = std::min(board_.NextDeadline(), now + absl::Seconds(1));
   for (const auto& [job, ends] : lease_ends_) next = std::min(next, ends);
   for (const Draining& drain : draining_) next = std::min(next, drain.deadline);
+  for (const auto& [name, offer] : offers_) {
+    if (!offer.asked) next = std::min(next, offer.again);
+  }
+  if (!links_.tags.empty() || !links_.peers.empty()) next = std::min(next, now + kLinksLook);
   return static_cast<int>(std::max<int64_t>(
       0, absl::ToInt64Milliseconds(absl::Ceil(next - now, absl::Milliseconds(1)))));
 }
@@ -143,6 +155,8 @@ void StepLoopImpl::PollOnce(int timeout_ms) {
       events_.clear();
       options_.carrier->Poll(&events_);
       for (const CarrierEvent& event : events_) OnCarrierEvent(event);
+    } else if (options_.shards != nullptr && descriptor == options_.shards->event_descriptor()) {
+      PollShards();
     } else {
       auto events = options_.vault->Poll();
       if (!events.ok()) {
@@ -178,8 +192,28 @@ void StepLoopImpl::OnCompletion(const Completion& completion) {
     case CompletionKind::kSheetCell:
       job.SheetCame(static_cast<uint32_t>(completion.value));
       break;
+    case CompletionKind::kItemLanded:
+      job.ItemLanded(static_cast<uint32_t>(completion.value));
+      break;
   }
   Settle(job);
+}
+
+void StepLoopImpl::PollShards() {
+  events_.clear();
+  options_.shards->Poll(&events_);
+  for (const CarrierEvent& event : events_) {
+    JobLinks* const links = links_.Find(event);
+    if (links == nullptr) {
+      // Of a job that has ended here.
+      if (event.kind == CarrierEventKind::kPeerUp) options_.shards->Close(event.peer);
+      continue;
+    }
+    const uint64_t id = links->job();
+    links->OnEvent(event);
+    const auto job = jobs_.find(id);
+    if (job != jobs_.end()) Settle(*job->second);
+  }
 }
 
 void StepLoopImpl::OnCarrierEvent(const CarrierEvent& event) {
@@ -326,9 +360,12 @@ void StepLoopImpl::Settle(Job& job) {
     return;
   }
   bool all_left = true;
-  for (uint32_t rank = 0; rank < job.ranks(); ++rank)
-    all_left = all_left && job.rank_state(rank) == CatalogRank::kLeft;
-  if (all_left) RemoveJob(job, "its ranks have left");
+  for (uint32_t rank = 0; rank < job.ranks(); ++rank) {
+    const CatalogRank state = job.rank_state(rank);
+    all_left = all_left && (state == CatalogRank::kLeft || state == CatalogRank::kElsewhere);
+  }
+  if (all_left && job.phase() != JobPhase::kOrphaned && job.ReadyToEnd())
+    RemoveJob(job, "its ranks have left");
 }
 
 void StepLoopImpl::Pump() {
@@ -355,6 +392,18 @@ void StepLoopImpl::Tick(absl::Time now) {
     }
   }
   if (!draining_.empty()) CheckDrained();
+  if (options_.shards == nullptr) return;
+  OfferWaiting(now);
+  peer_jobs_.clear();
+  for (const auto& [id, job] : jobs_) {
+    if (!job->alone()) peer_jobs_.push_back(id);
+  }
+  for (const uint64_t id : peer_jobs_) {
+    Job& job = *jobs_.at(id);
+    job.Tick(now);
+    Settle(job);
+  }
+  if (!links_.retired.empty() && options_.shards->puts_pending() == 0) links_.retired.clear();
 }
 
 }  // namespace muond

@@ -16,6 +16,7 @@
 #include "kernels/ops/ops.h"
 #include "kernels/runtime/backend.h"
 #include "proto/carrier/carrier.h"
+#include "proto/carrier/shard_carrier.h"
 #include "server/daemon/commands.h"
 #include "server/daemon/plan_source.h"
 #include "server/daemon/slab_vault.h"
@@ -27,6 +28,9 @@ struct StepLoopOptions {
   Backend* backend = nullptr;
   std::function<absl::StatusOr<std::unique_ptr<Ops>>(Device&)> make_ops;
   std::unique_ptr<Carrier> carrier;  // listening
+  // To the other daemons of a job; null: jobs whose ranks are at several daemons are refused.
+  std::unique_ptr<ShardCarrier> shards;
+  absl::Duration peer_timeout = absl::Seconds(30);  // a daemon that is silent for longer is lost
   SlabVault* vault = nullptr;
   PlanSource* plans = nullptr;
   Metrics* metrics = nullptr;  // may be null

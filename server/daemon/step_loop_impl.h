@@ -58,6 +58,14 @@ class StepLoopImpl final : public StepLoop {
   struct Planning {
     CompleteJoin join;
     uint64_t adopted = 0;
+    JobMembers members;  // empty: a job of this daemon alone
+  };
+  // Ranks that wait here for those of other daemons.
+  struct Offering {
+    uint64_t id = 0;
+    size_t told = 0;  // how many ranks the coordinator knows of; 0: it is to be told all
+    bool asked = false;
+    absl::Time again;
   };
 
   // Posts `work`; when the loop has stopped, answers `done` UNAVAILABLE.
@@ -68,6 +76,7 @@ class StepLoopImpl final : public StepLoop {
   absl::Status Watch(int descriptor);
   absl::Status Recover();
   void PollOnce(int timeout_ms);
+  void PollShards();
   int TimeoutMs(absl::Time now) const;
   void OnCompletion(const Completion& completion);
   void OnCarrierEvent(const CarrierEvent& event);
@@ -89,6 +98,11 @@ class StepLoopImpl final : public StepLoop {
   void RefuseJob(const CompleteJoin& join, const absl::Status& status);
   void Refuse(const std::vector<JoinAnswer>& answers);
   void OnComplete(CompleteJoin join);
+  // step_loop_offers.cc
+  void OfferWaiting(absl::Time now);
+  void OnOffered(const std::string& name, uint64_t offer, absl::StatusOr<OfferReply> reply);
+  void StartOffered(const std::string& name, OfferReply reply);
+  void AnswerJoins(const Planning& planning, const absl::StatusOr<Job*>& job);
   void OnPlanned(const std::string& name, absl::StatusOr<PlannedJob> planned);
   absl::StatusOr<Job*> StartJob(const Planning& planning, PlannedJob planned);
   absl::StatusOr<Attached> OnAttach(uint64_t session);
@@ -118,7 +132,9 @@ class StepLoopImpl final : public StepLoop {
   SpinWindow spin_;
   std::vector<DeviceRoom> devices_;
   std::unique_ptr<Scheduler> scheduler_;
+  LinkTable links_;
   JoinBoard board_;
+  std::map<std::string, Offering> offers_;                    // by job name
   std::unordered_map<uint64_t, Done<Joined>> waiting_joins_;  // by ticket
   std::map<std::string, Planning> planning_;                  // by job name
   std::map<uint64_t, std::unique_ptr<Job>> jobs_;
@@ -133,6 +149,7 @@ class StepLoopImpl final : public StepLoop {
   absl::Status failure_;
   // Reused by every poll.
   std::vector<CarrierEvent> events_;
+  std::vector<uint64_t> peer_jobs_;
   std::vector<Completion> completions_;
   std::vector<absl::AnyInvocable<void()>> commands_;
   ScheduledGroup group_;

@@ -102,6 +102,10 @@ void StepLoopImpl::OnJoin(JoinCommand command, Done<Joined> done) {
   if (adopt && running == nullptr) {
     return done(absl::NotFoundError(absl::StrFormat("no state of a job '%s' is held here", name)));
   }
+  if (adopt && !running->alone()) {
+    return done(absl::UnimplementedError(absl::StrFormat(
+        "job '%s' was one of several daemons: its state is not adopted yet; restore it", name)));
+  }
   if (adopt && running->loading()) {
     return done(absl::FailedPreconditionError(absl::StrFormat(
         "job '%s': its ranks died while they were loading state, or before the step after it: what "
@@ -130,7 +134,8 @@ void StepLoopImpl::OnComplete(CompleteJoin join) {
     return;
   }
   const std::string name = join.manifest->job;
-  Planning planning{std::move(join), 0};
+  offers_.erase(name);
+  Planning planning{std::move(join), 0, {}};
   if (Job* older = FindJob(name); older != nullptr) {
     if (planning.join.adopt) {
       planning.adopted = older->id();
@@ -166,6 +171,12 @@ void StepLoopImpl::OnPlanned(const std::string& name, absl::StatusOr<PlannedJob>
   if (!job.ok()) {
     if (planned.ok() && planning.adopted == 0)
       options_.plans->EndJob(planned->job_id, std::string(job.status().message()));
+  }
+  AnswerJoins(planning, job);
+}
+
+void StepLoopImpl::AnswerJoins(const Planning& planning, const absl::StatusOr<Job*>& job) {
+  if (!job.ok()) {
     RefuseJob(planning.join, job.status());
     return;
   }
@@ -190,9 +201,17 @@ absl::StatusOr<Job*> StepLoopImpl::StartJob(const Planning& planning, PlannedJob
   record.ranks = join.ranks;
   record.seats = join.seats;
   record.devices = static_cast<uint32_t>(devices_.size());
-  for (size_t rank = 0; rank < join.ranks.size(); ++rank) record.sessions.push_back(MintId());
+  record.members = planning.members;
+  for (uint32_t member = 0; member < record.members.members.size(); ++member) {
+    if (record.members.members[member].daemon == options_.daemon) record.self = member;
+  }
+  for (size_t rank = 0; rank < join.ranks.size(); ++rank) {
+    const bool here = record.members.members.empty() ||
+                      record.members.member_of_rank[rank] == static_cast<int32_t>(record.self);
+    record.sessions.push_back(here ? MintId() : 0);
+  }
   auto layout = JobLayout::Build(record.manifest, record.ranks, record.plan, options_.daemon,
-                                 static_cast<int>(devices_.size()));
+                                 static_cast<int>(devices_.size()), record.members, record.self);
   if (!layout.ok()) return layout.status();
   auto job = std::make_unique<Job>(std::move(record), *std::move(layout), Context());
   if (planning.adopted == 0) {
@@ -229,15 +248,17 @@ absl::StatusOr<Job*> StepLoopImpl::StartJob(const Planning& planning, PlannedJob
 }
 
 JobContext StepLoopImpl::Context() {
-  return {*options_.backend,       devices_,         *scheduler_,          *mailbox_,
-          *options_.vault,         options_.metrics, options_.fail_points, watch_.get(),
-          options_.workspace_bytes};
+  return {*options_.backend,        devices_,         *scheduler_,          *mailbox_,
+          *options_.vault,          options_.metrics, options_.fail_points, watch_.get(),
+          options_.workspace_bytes, &links_};
 }
 
 void StepLoopImpl::AddSessions(Job& job) {
   for (uint32_t rank = 0; rank < job.ranks(); ++rank) {
     const CatalogRank state = job.rank_state(rank);
-    if (state == CatalogRank::kLeft || state == CatalogRank::kGone) continue;
+    if (state == CatalogRank::kLeft || state == CatalogRank::kGone ||
+        state == CatalogRank::kElsewhere)
+      continue;
     Session& session = sessions_[job.record().sessions[rank]];
     session.job = &job;
     session.rank = rank;
@@ -261,7 +282,8 @@ absl::StatusOr<Attached> StepLoopImpl::OnAttach(uint64_t session_id) {
   job.SetRankState(rank, CatalogRank::kAttached);
   bool all = true;
   for (uint32_t other = 0; other < job.ranks(); ++other)
-    all = all && job.rank_state(other) == CatalogRank::kAttached;
+    all = all && (job.rank_state(other) == CatalogRank::kAttached ||
+                  job.rank_state(other) == CatalogRank::kElsewhere);
   if (all) lease_ends_.erase(job.id());
 
   const JobLayout& layout = job.layout();
@@ -334,11 +356,12 @@ void StepLoopImpl::OrphanJob(Job& job) {
 }
 
 void StepLoopImpl::ForgetSessions(const Job& job) {
-  for (uint64_t session : job.record().sessions) sessions_.erase(session);
+  for (uint64_t session : job.record().sessions) sessions_.erase(session);  // 0 is nobody's
 }
 
 void StepLoopImpl::RemoveJob(Job& job, const std::string& reason) {
   const uint64_t id = job.id();
+  const bool speaks = job.layout().view.chief();
   Log(Severity::kInfo, "job.ended",
       {{"job", job.name()}, {"job_id", id}, {"step", job.verdict_step()}, {"reason", reason}});
   ForgetSessions(job);
@@ -347,7 +370,8 @@ void StepLoopImpl::RemoveJob(Job& job, const std::string& reason) {
   after_step_.erase(id);
   job.DropAll();
   jobs_.erase(id);
-  options_.plans->EndJob(id, reason);
+  // Of several daemons, the first one speaks for the job.
+  if (speaks) options_.plans->EndJob(id, reason);
   if (options_.metrics != nullptr) options_.metrics->Jobs(static_cast<int>(jobs_.size()));
   CheckDrained();
   if (jobs_.empty() && options_.on_last_job_gone) options_.on_last_job_gone();
@@ -370,7 +394,7 @@ absl::Status StepLoopImpl::RecoverJob(uint64_t id, std::vector<KeptSlab>& slabs)
   if (record->job != id)
     return absl::DataLossError(absl::StrFormat("the catalogue is of job %x", record->job));
   auto layout = JobLayout::Build(record->manifest, record->ranks, record->plan, options_.daemon,
-                                 static_cast<int>(devices_.size()));
+                                 static_cast<int>(devices_.size()), record->members, record->self);
   if (!layout.ok()) return layout.status();
   auto job = std::make_unique<Job>(*std::move(record), *std::move(layout), Context());
   catalog->reset();

@@ -86,6 +86,10 @@ void StepLoopImpl::Snapshot(SnapshotCommand command, Done<SnapshotTaken> done) {
                                 answer = std::move(answer)]() mutable {
               const auto found = jobs_.find(id);
               if (found == jobs_.end()) return answer(absl::NotFoundError("the job has ended"));
+              if (!found->second->alone()) {
+                return answer(absl::UnimplementedError(
+                    "snapshots of a job of several daemons are not written yet"));
+              }
               answer(WriteSnapshot(*found->second, devices_, command.directory));
             });
           });
@@ -116,9 +120,10 @@ JobReport StepLoopImpl::ReportOf(const Job& job) const {
     RankReport entry;
     entry.rank = static_cast<int32_t>(rank);
     const CatalogRank state = job.rank_state(rank);
-    entry.state = state == CatalogRank::kJoined     ? RankState::kJoined
-                  : state == CatalogRank::kAttached ? RankState::kAttached
-                                                    : RankState::kGone;
+    entry.state = state == CatalogRank::kJoined ? RankState::kJoined
+                  : state == CatalogRank::kAttached || state == CatalogRank::kElsewhere
+                      ? RankState::kAttached
+                      : RankState::kGone;
     const auto session = sessions_.find(job.record().sessions[rank]);
     if (session != sessions_.end()) {
       entry.pid = session->second.pid;

@@ -21,6 +21,7 @@
 #include "server/daemon/backends.h"
 #include "server/daemon/daemon_service.h"
 #include "server/daemon/open_plans.h"
+#include "server/daemon/open_shards.h"
 #include "server/daemon/shell_vault.h"
 #include "server/daemon/step_loop.h"
 #include "server/keeper/keeper.h"
@@ -76,6 +77,10 @@ class Stepper {
     options.backend = backend_.backend.get();
     options.make_ops = backend_.make_ops;
     options.carrier = *std::move(carrier);
+    auto shards = OpenShards(config_);
+    if (!shards.ok()) return shards.status();
+    options.shards = *std::move(shards);
+    options.peer_timeout = config_.peer_timeout;
     options.vault = vault_.get();
     options.plans = &plans_->source();
     options.metrics = metrics_.get();

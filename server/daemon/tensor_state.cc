@@ -28,6 +28,18 @@ const char* NameOf(StateName field) {
 TensorState::TensorState(Job& job, std::vector<DeviceRoom>& devices)
     : job_(job), devices_(devices) {}
 
+absl::Status TensorState::CheckHere(int32_t tensor, StateName field) const {
+  const JobLayout& layout = job_.layout();
+  for (const int32_t item : layout.tensor_items[tensor]) {
+    if (field == StateName::kParameter || layout.view.owns(static_cast<uint32_t>(item))) continue;
+    return absl::UnimplementedError(absl::StrFormat(
+        "tensor '%s' is stepped by daemon %s: its state is not read or written from here yet",
+        layout.tensor_names[tensor],
+        job_.record().members.members[layout.view.owner_of_item[item]].daemon));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TensorState::Check(int32_t tensor, StateName field) const {
   const Manifest& manifest = *job_.layout().manifest;
   if (tensor < 0 || static_cast<size_t>(tensor) >= manifest.tensors.size()) {
@@ -39,7 +51,7 @@ absl::Status TensorState::Check(int32_t tensor, StateName field) const {
                     (muon ? field == StateName::kMomentum
                           : field == StateName::kExpAvg || field == StateName::kExpAvgSq ||
                                 field == StateName::kStep);
-  if (kept) return absl::OkStatus();
+  if (kept) return CheckHere(tensor, field);
   return absl::InvalidArgumentError(
       absl::StrFormat("tensor '%s' is stepped by %s, which keeps no %s",
                       manifest.tensors[tensor].name, muon ? "muon" : "adamw", NameOf(field)));
@@ -109,7 +121,7 @@ absl::StatusOr<std::string> TensorState::Read(int32_t tensor, StateName field, u
     // Equal in every run of the tensor.
     const RunAt first = RunsOf(tensor, sizeof(float)).front();
     std::string whole(sizeof(double), '\0');
-    Stream& stream = devices_[job_.layout().items[first.item].device].lane->stream();
+    Stream& stream = LaneOf(first.item).stream();
     stream.Copy(whole.data(), FieldOf(first, field), whole.size());
     if (absl::Status status = stream.Synchronize(); !status.ok()) return status;
     return whole.substr(offset, size);
@@ -118,7 +130,7 @@ absl::StatusOr<std::string> TensorState::Read(int32_t tensor, StateName field, u
     const uint64_t begin = std::max(run.begin, offset),
                    end = std::min(run.begin + run.bytes, offset + size);
     if (begin >= end) continue;
-    Stream& stream = devices_[job_.layout().items[run.item].device].lane->stream();
+    Stream& stream = LaneOf(run.item).stream();
     stream.Copy(data.data() + (begin - offset), FieldOf(run, field) + (begin - run.begin),
                 end - begin);
     if (absl::Status status = stream.Synchronize(); !status.ok()) return status;
@@ -137,7 +149,7 @@ absl::StatusOr<std::string> TensorState::ReadParameter(int32_t tensor, uint64_t 
     const uint64_t begin = std::max(run.begin, offset),
                    end = std::min(run.begin + run.bytes, offset + size);
     if (begin >= end) continue;
-    Stream& stream = devices_[job_.layout().items[run.item].device].lane->stream();
+    Stream& stream = LaneOf(run.item).stream();
     for (const Block& block : job_.works().parameter_blocks(run.item, run.run)) {
       for (int64_t row = 0; row < block.rows; ++row) {
         const uint64_t at = run.begin + static_cast<uint64_t>(block.row + row) * row_bytes +
@@ -166,7 +178,7 @@ absl::Status TensorState::Write(int32_t tensor, StateName field, uint64_t offset
         "%d bytes at offset %d in a field of %d bytes", data.size(), offset, *total));
   }
   for (const RunAt& run : RunsOf(tensor, sizeof(float))) {
-    Stream& stream = devices_[job_.layout().items[run.item].device].lane->stream();
+    Stream& stream = LaneOf(run.item).stream();
     if (field == StateName::kStep) {
       stream.Copy(FieldOf(run, field) + offset, data.data(), data.size());
     } else {

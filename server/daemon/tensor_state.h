@@ -31,6 +31,10 @@ class TensorState {
   };
   // The runs of the tensor, in row order.
   std::vector<RunAt> RunsOf(int32_t tensor, uint64_t element_bytes) const;
+  absl::Status CheckHere(int32_t tensor, StateName field) const;
+  Lane& LaneOf(uint32_t item) const {
+    return *devices_[std::max(0, job_.layout().items[item].device)].lane;
+  }
   absl::Status Check(int32_t tensor, StateName field) const;
   uint64_t ElementBytes(int32_t tensor, StateName field) const;
   char* FieldOf(const RunAt& run, StateName field) const;

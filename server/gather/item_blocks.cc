@@ -26,7 +26,8 @@ bool Reads(const ShardSpec& shard, const Part& part) {
 
 absl::StatusOr<std::vector<ItemParts>> PartsOf(
     const Manifest& manifest, absl::Span<const RankManifest* const> ranks,
-    absl::Span<const PlanItem> items, int32_t (*provider)(int32_t tensor, int32_t replicas)) {
+    absl::Span<const PlanItem> items,
+    absl::FunctionRef<int32_t(int32_t tensor, int32_t replicas)> provider) {
   std::vector<std::vector<HeldRectangles>> of_tensor(manifest.tensors.size());
   for (uint32_t rank = 0; rank < ranks.size(); ++rank) {
     for (uint32_t shard = 0; shard < ranks[rank]->shards.size(); ++shard) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "proto/types/plan.h"
@@ -39,7 +40,8 @@ struct ItemParts {
 // `provider(tensor, replicas)` names the equal replica that is read.
 absl::StatusOr<std::vector<ItemParts>> PartsOf(
     const Manifest& manifest, absl::Span<const RankManifest* const> ranks,
-    absl::Span<const PlanItem> items, int32_t (*provider)(int32_t tensor, int32_t replicas));
+    absl::Span<const PlanItem> items,
+    absl::FunctionRef<int32_t(int32_t tensor, int32_t replicas)> provider);
 
 // The announcements that each item waits for.
 std::vector<ItemSource> SourcesOf(const Manifest& manifest, absl::Span<const ItemParts> items,

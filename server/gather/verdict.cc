@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace muond {
@@ -88,7 +89,7 @@ Verdict RankLost(uint32_t rank, absl::string_view why) {
 }
 
 Verdict Recorded(uint64_t step, VoidReason reason, uint32_t detail,
-                 absl::Span<const std::string> tensor_names) {
+                 absl::Span<const std::string> tensor_names, absl::string_view when) {
   constexpr const char* kReasons[] = {"no reason",
                                       "NaN or Inf in the gradient",
                                       "the loss scaler found Inf",
@@ -104,7 +105,7 @@ Verdict Recorded(uint64_t step, VoidReason reason, uint32_t detail,
                             reason == VoidReason::kNotWhole;
   if (names_tensor && detail < tensor_names.size())
     text += absl::StrFormat(", tensor '%s'", tensor_names[detail]);
-  return Void(reason, detail, text + " (before the stepper was started again)");
+  return Void(reason, detail, absl::StrCat(text, " (", when, ")"));
 }
 
 bool Judge::Sheets(const VerdictInput& input, Verdict* verdict) {

@@ -82,7 +82,8 @@ class Judge {
 Verdict RankLost(uint32_t rank, absl::string_view why);
 // A VOID of which the journal tells reason and detail alone.
 Verdict Recorded(uint64_t step, VoidReason reason, uint32_t detail,
-                 absl::Span<const std::string> tensor_names);
+                 absl::Span<const std::string> tensor_names,
+                 absl::string_view when = "before the stepper was started again");
 
 // torch.nn.utils.clip_grad_norm_: min(1, clip / (norm + 1e-6)); 1 without clipping (clip 0).
 double ClipFactor(double clip_norm, double norm);

@@ -76,6 +76,7 @@ absl::Status CheckOwner(const std::string& path, int directory) {
 void RemoveStepperFiles(const std::string& directory) {
   ::unlink((directory + "/" + kDaemonIdName).c_str());
   ::unlink((directory + "/" + kMetricsPortName).c_str());
+  ::unlink((directory + "/" + kShardPortName).c_str());
   for (const char* ending : kCatalogEndings)
     ::unlink((directory + "/" + kCatalogName + ending).c_str());
 }

@@ -21,6 +21,7 @@ inline constexpr const char* kGrpcSocketName = "grpc.sock";     // the stepper's
 // Files of the steppers, for the next one; they go with the daemon, as what they speak of does.
 inline constexpr const char* kDaemonIdName = "daemon.id";  // the id that the coordinator minted
 inline constexpr const char* kMetricsPortName = "metrics.port";  // where 0 was asked for
+inline constexpr const char* kShardPortName = "shards.port";     // likewise
 inline constexpr const char* kCatalogName = "coordinator.db";    // the embedded coordinator's store
 
 class RuntimeDirectory {

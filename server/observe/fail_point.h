@@ -20,13 +20,25 @@ inline constexpr std::string_view kFailPoints[] = {
     "before_verdict",  // around the journal's record of the verdict
     "after_verdict",
     "before_stage",  // per group of items, on the owner's stream: this and the next eight
-    "after_stage",       "before_flip",    "after_flip",       "before_copy_out",
-    "mid_copy_out",      "after_copy_out", "after_ready_cell",
+    "after_stage",
+    "before_flip",
+    "after_flip",
+    "before_copy_out",
+    "mid_copy_out",
+    "after_copy_out",
+    "after_ready_cell",
     "before_done",  // around the end of the step
     "after_done",
     "after_write_state",  // a piece of pushed state was written
     "recover_begin",  // a successor resumes a job: before, after the fresh journal is named, at the end
-    "recover_mid",       "recover_end",
+    "recover_mid",
+    "recover_end",
+    // A job of several daemons: around a member's vote, an owner's put that is done, an item that has arrived.
+    "peer_before_vote",
+    "peer_after_vote",
+    "peer_before_arrived",
+    "peer_after_arrived",
+    "peer_before_taken",
 };
 
 struct FailPointName {

@@ -11,8 +11,10 @@
 namespace muond {
 
 // One holder of an item: its rank's cell, and for each run of rows the blocks of its parameter slab.
+inline constexpr uint32_t kExchangeHolder = 0xffffffff;
+
 struct Holder {
-  uint32_t rank = 0;
+  uint32_t rank = 0;  // kExchangeHolder: the exchange slab, for the holders of other daemons
   Cell* ready = nullptr;
   std::vector<std::vector<Block>> runs;
 };

@@ -14,14 +14,16 @@ uint64_t Align(uint64_t bytes) {
 
 int32_t ProviderReplica(int32_t tensor, int32_t replicas) { return tensor % replicas; }
 
-absl::StatusOr<RankLayout> LayRank(const Manifest& manifest, const RankManifest& rank) {
+absl::StatusOr<RankLayout> LayRank(
+    const Manifest& manifest, const RankManifest& rank,
+    absl::FunctionRef<int32_t(int32_t tensor, int32_t replicas)> provider) {
   RankLayout layout;
   for (const ShardSpec& shard : rank.shards) {
     const TensorSpec& tensor = manifest.tensors[shard.tensor];
     const uint64_t elements = static_cast<uint64_t>(ElementsOf(shard));
     BlockLayout block;
     block.push_gradient = shard.replica_kind == ReplicaKind::kSum ||
-                          shard.replica == ProviderReplica(shard.tensor, shard.replicas);
+                          shard.replica == provider(shard.tensor, shard.replicas);
     if (block.push_gradient) {
       block.gradient_offset = layout.gradient_bytes;
       layout.gradient_bytes += Align(elements * SizeOf(tensor.gradient_type));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "proto/types/manifest.h"
 
@@ -29,6 +30,8 @@ struct RankLayout {
 int32_t ProviderReplica(int32_t tensor, int32_t replicas);
 
 // RESOURCE_EXHAUSTED with the numbers when a slab would pass the limit.
-absl::StatusOr<RankLayout> LayRank(const Manifest& manifest, const RankManifest& rank);
+absl::StatusOr<RankLayout> LayRank(
+    const Manifest& manifest, const RankManifest& rank,
+    absl::FunctionRef<int32_t(int32_t tensor, int32_t replicas)> provider = ProviderReplica);
 
 }  // namespace muond

@@ -140,6 +140,21 @@ std::vector<JoinAnswer> JoinBoard::RefuseAll(const absl::Status& status) {
   return answers;
 }
 
+CompleteJoin JoinBoard::Partial(const std::string& job) const {
+  CompleteJoin partial;
+  const auto waiting = jobs_.find(job);
+  if (waiting == jobs_.end() || waiting->second.empty()) return partial;
+  for (const auto& [rank, joined] : waiting->second) {
+    partial.manifest = joined.manifest;
+    partial.ranks.push_back(joined.rank);
+    partial.tickets.push_back(joined.ticket);
+    partial.seats.push_back(joined.seat);
+    partial.adopt = joined.adopt;
+    partial.attempt = joined.attempt;
+  }
+  return partial;
+}
+
 std::vector<std::pair<std::string, std::vector<int32_t>>> JoinBoard::Waiting() const {
   std::vector<std::pair<std::string, std::vector<int32_t>>> waiting;
   for (const auto& [name, ranks] : jobs_) {

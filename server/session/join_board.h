@@ -65,6 +65,8 @@ class JoinBoard {
   absl::Time NextDeadline() const;
   // Everybody who waits, answered with `status`.
   std::vector<JoinAnswer> RefuseAll(const absl::Status& status);
+  // The ranks that wait for the others of this job; no manifest: nobody waits.
+  CompleteJoin Partial(const std::string& job) const;
   // Names of jobs that wait for ranks, with the ranks that are there.
   std::vector<std::pair<std::string, std::vector<int32_t>>> Waiting() const;
 

@@ -52,6 +52,11 @@ absl::StatusOr<StateLayout> StateLayout::Lay(absl::Span<const ItemNeed> items, i
   std::map<std::tuple<int, int, uint64_t, uint64_t>, uint32_t> class_ids;
   for (uint32_t i = 0; i < items.size(); ++i) {
     const ItemNeed& need = items[i];
+    if (need.device == kElsewhere) {
+      layout.class_of_.push_back(kNoClass);
+      layout.first_slot_.push_back(0);
+      continue;
+    }
     if (need.device < 0 || need.device >= devices) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "item %d belongs to device %d, but there are %d", i, need.device, devices));

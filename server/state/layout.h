@@ -36,10 +36,13 @@ struct RunPlace {
   uint64_t parameter = 0;  // in the place
 };
 
+inline constexpr int kElsewhere = -1;
+inline constexpr uint32_t kNoClass = 0xffffffff;
+
 enum class StateRule : uint8_t { kMuon = 1, kAdamW = 2 };
 
 struct ItemNeed {
-  int device = 0;
+  int device = 0;  // kElsewhere: of another daemon; it has no class, slot or place here
   StateRule rule = StateRule::kMuon;
   uint64_t slot_bytes = 0, place_bytes = 0;
   std::vector<RunPlace> runs;

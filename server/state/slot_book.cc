@@ -9,7 +9,7 @@ SlotBook::SlotBook(const StateLayout& layout, const Journal& journal) : layout_(
   for (const ShapeClass& shape : layout.classes()) taken.emplace_back(shape.slots, false);
   for (uint32_t item = 0; item < layout.items(); ++item) {
     words_.push_back(journal.word(item));
-    taken[layout.class_of(item)][words_.back().slot] = true;
+    if (layout.class_of(item) != kNoClass) taken[layout.class_of(item)][words_.back().slot] = true;
   }
   staged_ = words_;
   for (size_t c = 0; c < taken.size(); ++c) {

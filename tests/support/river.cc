@@ -85,7 +85,9 @@ River::River(RiverOptions options) : options_(options) {
   auto backend = CreateCpuBackend({options.devices, 0});
   MUOND_CHECK_OK(backend.status());
   backend_ = *std::move(backend);
-  plans_ = std::make_unique<LocalPlans>("river", *backend_);
+  plans_ = options_.coordinator == nullptr
+               ? std::make_unique<LocalPlans>("river", *backend_)
+               : std::make_unique<LocalPlans>(options_.coordinator, *backend_);
   Start();
 }
 
@@ -101,7 +103,14 @@ void River::Start() {
   options.carrier = std::move(listener->carrier);
   options.vault = &vault_;
   options.plans = plans_.get();
-  options.daemon = "river";
+  options.daemon = plans_->daemon();
+  if (options_.net != nullptr) {
+    auto shards = CreateLoopbackShards(options_.net, {}, address_);
+    MUOND_CHECK_OK(shards.status());
+    address_ = (*shards)->address();
+    options.shards = *std::move(shards);
+    options.peer_timeout = options_.peer_timeout;
+  }
   options.job_lease = options_.job_lease;
   options.on_last_job_gone = [this] { ++last_job_gone_; };
   auto loop = StepLoop::Create(std::move(options));
@@ -300,8 +309,15 @@ absl::StatusOr<StepAnswer> TestRank::Finish(uint64_t step) {
 absl::StatusOr<std::unique_ptr<TestJob>> TestJob::Start(River& river, Manifest manifest,
                                                         std::vector<RankManifest> ranks,
                                                         ResumeMode resume) {
+  std::vector<River*> rivers(ranks.size(), &river);
+  return StartAt(std::move(rivers), std::move(manifest), std::move(ranks), resume);
+}
+
+absl::StatusOr<std::unique_ptr<TestJob>> TestJob::StartAt(std::vector<River*> rivers,
+                                                          Manifest manifest,
+                                                          std::vector<RankManifest> ranks,
+                                                          ResumeMode resume) {
   auto job = std::make_unique<TestJob>();
-  job->river = &river;
   job->manifest = std::make_shared<const Manifest>(std::move(manifest));
   struct Pending {
     absl::Mutex mutex;
@@ -320,7 +336,7 @@ absl::StatusOr<std::unique_ptr<TestJob>> TestJob::Start(River& river, Manifest m
     command.rank = shared.back();
     command.resume = resume;
     command.deadline = absl::Now() + absl::Seconds(5);
-    river.loop().Join(std::move(command), [&pending, r](absl::StatusOr<Joined> joined) {
+    rivers[r]->loop().Join(std::move(command), [&pending, r](absl::StatusOr<Joined> joined) {
       absl::MutexLock lock(&pending.mutex);
       pending.answers[r] = std::move(joined);
       --pending.left;
@@ -334,7 +350,7 @@ absl::StatusOr<std::unique_ptr<TestJob>> TestJob::Start(River& river, Manifest m
   for (size_t r = 0; r < shared.size(); ++r) {
     if (!pending.answers[r].ok()) return pending.answers[r].status();
     job->ranks.push_back(
-        std::make_unique<TestRank>(river, job->manifest, shared[r], *pending.answers[r]));
+        std::make_unique<TestRank>(*rivers[r], job->manifest, shared[r], *pending.answers[r]));
   }
   for (auto& rank : job->ranks) {
     if (absl::Status status = rank->Attach(); !status.ok()) return status;
@@ -402,14 +418,14 @@ void TestJob::SetParameters(const std::vector<std::vector<float>>& tensors) {
   }
 }
 
-std::vector<std::vector<float>> TestJob::Parameters() const {
+std::vector<std::vector<float>> TestJob::Parameters(int32_t replica) const {
   std::vector<std::vector<float>> tensors;
   for (const TensorSpec& tensor : manifest->tensors)
     tensors.emplace_back(static_cast<size_t>(ElementsOf(tensor)));
   for (const auto& rank : ranks) {
     for (size_t b = 0; b < rank->manifest().shards.size(); ++b) {
       const ShardSpec& shard = rank->manifest().shards[b];
-      if (shard.replica == 0)
+      if (shard.replica == replica)
         PutBlock(manifest->tensors[shard.tensor], shard, rank->parameter(b),
                  &tensors[shard.tensor]);
     }
@@ -444,7 +460,7 @@ absl::StatusOr<StepAnswer> TestJob::Step(uint64_t step, const GradientFn& gradie
 void TestJob::Leave() {
   for (auto& rank : ranks) {
     auto left = Ask<std::monostate>([&](Done<std::monostate> done) {
-      river->loop().Detach(rank->joined().session, std::move(done));
+      rank->river().loop().Detach(rank->joined().session, std::move(done));
     });
     MUOND_CHECK_OK(left.status());
   }

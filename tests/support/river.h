@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "proto/carrier/loopback/loopback_carrier.h"
+#include "proto/carrier/loopback/loopback_shard_carrier.h"
 #include "proto/types/manifest.h"
 #include "proto/wire/job_page.h"
 #include "server/daemon/step_loop.h"
@@ -47,6 +48,10 @@ class MemoryVault final : public SlabVault {
 struct RiverOptions {
   int devices = 1;
   absl::Duration job_lease = absl::Minutes(10);
+  // One of several daemons: both or neither.
+  Coordinator* coordinator = nullptr;
+  std::shared_ptr<LoopbackNet> net = nullptr;
+  absl::Duration peer_timeout = absl::Seconds(30);
 };
 
 class River {
@@ -61,6 +66,8 @@ class River {
   std::shared_ptr<LoopbackHub> hub() { return hub_; }
   StatusReport Status();
   int last_job_gone() const { return last_job_gone_; }
+  const std::string& daemon() const { return plans_->daemon(); }
+  const std::string& address() const { return address_; }  // of its shards
 
  private:
   RiverOptions options_;
@@ -68,6 +75,7 @@ class River {
   MemoryVault vault_;
   std::unique_ptr<LocalPlans> plans_;
   std::shared_ptr<LoopbackHub> hub_;
+  std::string address_;
   std::unique_ptr<StepLoop> loop_;
   std::thread thread_;
   std::atomic<int> last_job_gone_{0};
@@ -129,6 +137,7 @@ class TestRank {
   void Send(Frame frame);
   Frame FrameOf(FrameType type) const;
 
+  River& river() { return river_; }
   JobPage& page() { return *page_; }
   const Joined& joined() const { return joined_; }
   const Attached& attached() const { return attached_; }
@@ -153,12 +162,17 @@ class TestJob {
   static absl::StatusOr<std::unique_ptr<TestJob>> Start(River& river, Manifest manifest,
                                                         std::vector<RankManifest> ranks,
                                                         ResumeMode resume = ResumeMode::kFresh);
+  // Rank r at rivers[r].
+  static absl::StatusOr<std::unique_ptr<TestJob>> StartAt(std::vector<River*> rivers,
+                                                          Manifest manifest,
+                                                          std::vector<RankManifest> ranks,
+                                                          ResumeMode resume = ResumeMode::kFresh);
   std::vector<std::unique_ptr<TestRank>> ranks;
   std::shared_ptr<const Manifest> manifest;
 
   // Tensors are given and taken whole; each rank gets its blocks of them.
   void SetParameters(const std::vector<std::vector<float>>& tensors);
-  std::vector<std::vector<float>> Parameters() const;  // of replica 0
+  std::vector<std::vector<float>> Parameters(int32_t replica = 0) const;
   // One step on all ranks with whole gradients (empty: none). Replicas that are summed get `gradient(tensor, replica)`.
   using GradientFn = std::function<std::vector<float>(size_t tensor, int32_t replica)>;
   absl::StatusOr<StepAnswer> Step(uint64_t step, const GradientFn& gradient,
@@ -166,7 +180,6 @@ class TestJob {
   std::vector<std::vector<float>> Blocks(const RankManifest& rank,
                                          const GradientFn& gradient) const;
   void Leave();
-  River* river = nullptr;
 };
 
 // Copies between a whole tensor and a block of it.

@@ -40,6 +40,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "server/execute": RIVER,
     "server/state": RIVER,
     "server/scatter": RIVER,
+    "server/peer": RIVER,
     "server/observe": ("proto/stubs",),  # the options of TLS
     "server/daemon": ("kernels", "proto", "server"),
 }

@@ -160,7 +160,8 @@ def agree(
     device_uuid: str | None,
     start: Callable[[list[str | None]], str],
 ) -> tuple[str, str, int]:
-    """Endpoint, job name and a number for this try to join, the same on every rank. Without an endpoint the first rank calls ``start`` with every rank's device.
+    """Endpoint of this rank's daemon, the job's name and a number for this try to join. Without an endpoint the first rank calls ``start``
+    with every rank's device; with endpoints, ranks may name different daemons.
 
     A collective call: every rank must make it. A failure of the first rank is raised on all of them.
     """
@@ -171,16 +172,17 @@ def agree(
     everyone: list[tuple[str, str | None, str | None, str | None]] = [mine] * world.size
     dist.all_gather_object(everyone, mine, group=world.group)
     hosts = sorted({entry[0] for entry in everyone})
-    if len(hosts) > 1:
-        raise MuondError(
-            f"the {world.size} ranks run on {len(hosts)} hosts ({', '.join(hosts[:4])}); a job's "
-            "ranks must be on the host of its daemon",
-            "UNIMPLEMENTED",
-        )
-    if len({entry[1:3] for entry in everyone}) > 1:
+    named = [entry[1] for entry in everyone]
+    if len({entry[2] for entry in everyone}) > 1 or (None in named and any(named)):
         raise ValueError(
-            "ranks name different daemons or jobs: "
+            "ranks name different jobs, or a daemon on some of them only: "
             + ", ".join(f"rank {r}: {e[1]} {e[2]}" for r, e in enumerate(everyone[:4]))
+        )
+    if len(hosts) > 1 and None in named:
+        raise MuondError(
+            f"the {world.size} ranks run on {len(hosts)} hosts ({', '.join(hosts[:4])}): start a "
+            "daemon on each, all with one coordinator, and name each rank's own (MUOND_ENDPOINT)",
+            "UNIMPLEMENTED",
         )
     said: list[tuple[str | None, str, str, int]] = [(None, "", "", 0)]
     if world.rank == 0:
@@ -190,10 +192,10 @@ def agree(
         except (MuondError, ImportError, OSError) as error:  # the others wait for it
             said = [(str(error), "", "", 0)]
     dist.broadcast_object_list(said, src=dist.get_global_rank(world.group, 0), group=world.group)
-    failure, endpoint, job, attempt = said[0]
+    failure, started, job, attempt = said[0]
     if failure is not None:
         raise MuondError(f"the job's first rank could not start a daemon: {failure}", "UNAVAILABLE")
-    return endpoint, job, attempt
+    return endpoint or started, job, attempt
 
 
 @contextlib.contextmanager

@@ -101,9 +101,11 @@ class Net : public LoopbackNet {
     Pump();
   }
 
-  EndId AddEnd(int event_fd, const ShardLimits& limits) {
+  // At `address`, or at a new one; 0 when somebody is there.
+  EndId AddEnd(int event_fd, const ShardLimits& limits, std::string_view address) {
     absl::MutexLock lock(&mutex_);
-    const EndId id = next_end_++;
+    const EndId id = address.empty() ? next_end_++ : IdOf(address);
+    if (ends_.contains(id)) return 0;
     ends_[id].event_fd = event_fd;
     ends_[id].limits = limits;
     return id;
@@ -444,8 +446,8 @@ class Net : public LoopbackNet {
 
 class LoopbackShardCarrier : public ShardCarrier {
  public:
-  LoopbackShardCarrier(std::shared_ptr<Net> net, int event_fd, const ShardLimits& limits)
-      : net_(std::move(net)), event_fd_(event_fd), end_(net_->AddEnd(event_fd, limits)) {}
+  LoopbackShardCarrier(std::shared_ptr<Net> net, int event_fd, EndId end)
+      : net_(std::move(net)), event_fd_(event_fd), end_(end) {}
   ~LoopbackShardCarrier() override {
     net_->RemoveEnd(end_);
     ::close(event_fd_);
@@ -494,11 +496,17 @@ std::shared_ptr<LoopbackNet> LoopbackNet::Create(const LoopbackNetOptions& optio
 }
 
 absl::StatusOr<std::unique_ptr<ShardCarrier>> CreateLoopbackShards(std::shared_ptr<LoopbackNet> net,
-                                                                   const ShardLimits& limits) {
+                                                                   const ShardLimits& limits,
+                                                                   std::string_view address) {
   const int event_fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (event_fd < 0) return absl::ResourceExhaustedError(absl::StrCat("eventfd: errno ", errno));
-  return std::make_unique<LoopbackShardCarrier>(std::static_pointer_cast<Net>(std::move(net)),
-                                                event_fd, limits);
+  auto its_net = std::static_pointer_cast<Net>(std::move(net));
+  const EndId end = its_net->AddEnd(event_fd, limits, address);
+  if (end == 0) {
+    ::close(event_fd);
+    return absl::AlreadyExistsError(absl::StrCat("an end is at '", View(address), "'"));
+  }
+  return std::make_unique<LoopbackShardCarrier>(std::move(its_net), event_fd, end);
 }
 
 }  // namespace muond

@@ -31,8 +31,10 @@ class LoopbackNet {
   virtual void Heal(std::string_view address) = 0;
 };
 
-// An end that listens ("loopback:1", "loopback:2", ...) and can connect. The net lives while an end does.
+// An end that listens ("loopback:1", "loopback:2", ...) and can connect. The net lives while an end does. `address`: of an end
+// that is no more, for its successor; ALREADY_EXISTS when it still is.
 absl::StatusOr<std::unique_ptr<ShardCarrier>> CreateLoopbackShards(std::shared_ptr<LoopbackNet> net,
-                                                                   const ShardLimits& limits = {});
+                                                                   const ShardLimits& limits = {},
+                                                                   std::string_view address = {});
 
 }  // namespace muond

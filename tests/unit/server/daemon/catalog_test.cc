@@ -51,6 +51,29 @@ TEST(CatalogTest, EveryCutOffCatalogueIsDataLoss) {
   }
 }
 
+TEST(CatalogTest, MembersAreReadBackAndRanksElsewhereAreMarked) {
+  CatalogRecord written = Record();
+  written.members.members = {{"first", "10.0.0.1:7"}, {"second", "10.0.0.2:7"}};
+  written.members.member_of_rank = {1, 0};
+  written.members.secret = std::string(kJobSecretBytes, 's');
+  written.self = 1;
+  std::string bytes = WriteCatalog(written);
+  const auto record = ReadCatalog(bytes);
+  ASSERT_TRUE(record.ok()) << record.status();
+  EXPECT_EQ(record->self, 1u);
+  ASSERT_EQ(record->members.members.size(), 2u);
+  EXPECT_EQ(record->members.members[1].shard_address, "10.0.0.2:7");
+  EXPECT_EQ(record->members.member_of_rank, (std::vector<int32_t>{1, 0}));
+  EXPECT_EQ(record->members.secret, written.members.secret);
+  EXPECT_EQ(CatalogRankState(bytes.data(), 0).load(), static_cast<uint64_t>(CatalogRank::kJoined));
+  EXPECT_EQ(CatalogRankState(bytes.data(), 1).load(),
+            static_cast<uint64_t>(CatalogRank::kElsewhere));
+  for (size_t size = 0; size < bytes.size(); size += 3) {
+    EXPECT_EQ(ReadCatalog({bytes.data(), size}).status().code(), absl::StatusCode::kDataLoss)
+        << size;
+  }
+}
+
 TEST(CatalogTest, ASlabBelongsToTheJobOnceItsIdStandsInTheTable) {
   std::string bytes = WriteCatalog(Record());
   const CatalogSlabs slabs(bytes.data());

@@ -22,6 +22,15 @@ TEST(ItemWordTest, EveryFieldSurvivesPackingAtItsLimit) {
   EXPECT_EQ(ItemWord::Unpack(ItemWord{7, 0, 3}.Pack()), (ItemWord{7, 0, 3}));
 }
 
+TEST(StateLayoutTest, WhatAnotherDaemonOwnsTakesNothing) {
+  const auto layout = StateLayout::Lay({{Muon(0, 5, 7), Muon(kElsewhere, 5, 7), Muon(0, 5, 7)}}, 1);
+  ASSERT_TRUE(layout.ok()) << layout.status();
+  const auto here = StateLayout::Lay({{Muon(0, 5, 7), Muon(0, 5, 7)}}, 1);
+  EXPECT_EQ(layout->device_bytes(0), here->device_bytes(0));
+  EXPECT_EQ(layout->class_of(1), kNoClass);
+  EXPECT_EQ(layout->first_slot(2), 1u);
+}
+
 TEST(StateLayoutTest, NoTwoSlotsOrPlacesOfADeviceOverlap) {
   std::vector<ItemNeed> needs;
   for (int i = 0; i < 20; ++i) needs.push_back(Muon(i % 2, 5 + i % 3, 7));
