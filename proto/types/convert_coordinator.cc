@@ -184,7 +184,8 @@ absl::StatusOr<ClusterStatus> FromProto(const v1::GetClusterResponse& message) {
   }
   for (const v1::JobEntry& job : message.jobs()) {
     value.jobs.push_back({job.job_id(), job.name(), job.incarnation(), job.epoch(),
-                          job.world_size(), job.items(), job.daemon(), job.orphaned(), job.imbalance()});
+                          job.world_size(), job.items(), job.daemon(), job.orphaned(),
+                          job.imbalance()});
   }
   return value;
 }

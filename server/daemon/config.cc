@@ -56,15 +56,16 @@ std::vector<OptionRow> Rows(Config* c) {
                  "127.0.0.1:9478, or any free port "
                  "with --standalone. off: nowhere.",
                  &c->metrics_listen, metrics_address),
-      LineOption("coordinator", "ENDPOINT",
-                 "gRPC endpoint of the coordinator, or of several that stand by for one another, with "
-                 "commas between; embedded: one inside this daemon.",
-                 &c->coordinator,
-                 [](const std::string& text) {
-                   return text.empty()
-                              ? absl::InvalidArgumentError("an endpoint, or embedded, is expected")
-                              : absl::OkStatus();
-                 }),
+      LineOption(
+          "coordinator", "ENDPOINT",
+          "gRPC endpoint of the coordinator, or of several that stand by for one another, with "
+          "commas between; embedded: one inside this daemon.",
+          &c->coordinator,
+          [](const std::string& text) {
+            return text.empty()
+                       ? absl::InvalidArgumentError("an endpoint, or embedded, is expected")
+                       : absl::OkStatus();
+          }),
       LineOption(
           "state_dir", "DIRECTORY",
           "Where the daemon's id and the embedded coordinator's catalogue (SQLite) are kept. "
