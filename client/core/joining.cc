@@ -1,5 +1,6 @@
 #include "client/core/joining.h"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <random>
@@ -45,6 +46,8 @@ absl::StatusOr<Joined> JoinDaemon(const AttachOptions& options, const Manifest& 
   std::optional<JoinReply> joined;
   bool again = false;
   absl::Time end = absl::InfinitePast();
+  // However slowly the daemon says that it cannot (its coordinator is away): this is the last time it is asked.
+  const absl::Time last = absl::Now() + options.join_timeout + kAgainFor;
   for (;; again = true) {
     const absl::Time asked = absl::Now();
     absl::StatusOr<std::unique_ptr<DaemonStub>> stub = DaemonStub::Create(options.endpoint);
@@ -66,7 +69,7 @@ absl::StatusOr<Joined> JoinDaemon(const AttachOptions& options, const Manifest& 
     // A call that was waiting for other ranks has seen no restart before this one.
     const absl::Time now = absl::Now();
     if (!again || now - asked > kAgainFor) end = now + kAgainFor;
-    if (now >= end || !KeeperLives(options.endpoint)) return status;
+    if (now >= std::min(end, last) || !KeeperLives(options.endpoint)) return status;
     absl::SleepFor(kAgainAfter);
   }
 }
