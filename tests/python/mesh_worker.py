@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from ddp_worker import start
 from processes import children
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -451,14 +452,6 @@ def refused() -> dict:
     )
     attempt("right", [sharded_parameter(4, 4)])
     return told
-
-
-def start(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
-    )
 
 
 def scenarios(rank: int, world: int, folder: str, *names: str) -> None:
